@@ -1,0 +1,50 @@
+// Package api is what the dialects share: from a request to an actor, a
+// decoded body and a handler, and from an error to a status. What a dialect
+// says, and how, is in its own folder.
+package api
+
+import (
+	"net/http"
+
+	"slipway/access"
+)
+
+// Handler answers one route; an error it gives is answered by the dialect's
+// Fail with the status of Status.
+type Handler func(w http.ResponseWriter, r *http.Request, by access.Actor) error
+
+// Dialect is one HTTP API as a value.
+type Dialect struct {
+	Name string
+	// Prefixes are the path prefixes that belong to it ("/workspaces", "/v1");
+	// an unserved path below one is the dialect's 404.
+	Prefixes []string
+	// Token finds the secret in a request beside the ways that all dialects
+	// know (Bearer, Token, x-access-token, Basic).
+	Token func(*http.Request) string
+	// Fail writes an error in the dialect's words. For a 5xx it must not show
+	// err, which has been logged under the request id.
+	Fail func(w http.ResponseWriter, r *http.Request, status int, err error)
+	// Before sets headers that every answer of the dialect has, or is nil.
+	Before func(w http.ResponseWriter, r *http.Request)
+	// Table is by pattern: "PUT /v2/stacks/{stackId}".
+	Table map[string]Handler
+	// Open are the patterns of Table that a stranger may ask; by is the zero
+	// Actor then if there is no token.
+	Open map[string]bool
+}
+
+// Server mounts dialects and everything else that is served on one port.
+type Server struct{}
+
+// Decode reads a JSON body into v, a pointer to a struct of pointers and plain
+// types. Broken JSON, a wrong type and a bad size are *project.Invalid that
+// names the field in wire form; members that v does not have are listed in
+// X-Slipway-Ignored.
+func Decode(w http.ResponseWriter, r *http.Request, v any) error { panic("unwritten") }
+
+// JSON writes an answer.
+func JSON(w http.ResponseWriter, status int, v any) error { panic("unwritten") }
+
+// Status is the HTTP status of an error.
+func Status(err error) int { panic("unwritten") }

@@ -1,0 +1,464 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// ErrDetach as the cause of a cancelled context means: leave it running, we
+// are going away.
+var ErrDetach = errors.New("the server is going away")
+
+// Owner names whom a thing in the engine belongs to: "execution/<uuid>" or
+// "stack/<uuid>".
+type Owner string
+
+// Builder turns a Dockerfile into an image.
+type Builder interface {
+	// Build builds spec and keeps the result in the engine's store. A build that
+	// fails for a reason in its source is a BuildResult with Failure set. The
+	// result is kept from the collector under the hold "build/<id>" until
+	// Images.Release.
+	Build(ctx context.Context, id string, spec BuildSpec) (BuildResult, error)
+}
+
+// Runner runs a container to its end.
+type Runner interface {
+	// Run starts id, or attaches to it, and waits for its end. The exit record
+	// stays until Forget, so that a repeated call gives the same Exit.
+	Run(ctx context.Context, id string, spec RunSpec) (Exit, error)
+	// Forget drops what is kept of an ended run. It is no error if there is none.
+	Forget(ctx context.Context, id string) error
+}
+
+// Workloads keeps the containers of services. It never restarts one by
+// itself: that is decided above the seam, and each start has an id of its own.
+type Workloads interface {
+	// Observe gives every instance of owner that was started and not removed,
+	// ended ones too, oldest first.
+	Observe(ctx context.Context, owner Owner) ([]Instance, error)
+	// Apply makes one change and returns when it is done: a started container
+	// runs (or its failure to start is its Exit), a stopped one has ended, a
+	// removed one has left nothing.
+	Apply(ctx context.Context, owner Owner, change Change) error
+	// Changed tells that something of owner is different now. A reader that is
+	// slow sees one owner once. There is one channel for the engine's life.
+	Changed() <-chan Owner
+}
+
+// Volumes holds directories that outlive containers: the volumes of stacks and
+// the file systems of pipelines.
+type Volumes interface {
+	// Ensure makes the volume if it is not there.
+	Ensure(ctx context.Context, id string, owner Owner) error
+	// Remove removes it with its data. It is no error if there is none.
+	Remove(ctx context.Context, id string) error
+	// Put unpacks a tar below dir, which is made. No entry, link or path of it
+	// leads out of the volume.
+	Put(ctx context.Context, id, dir string, tar io.Reader) error
+	// Get gives path (a file or a directory) as a tar.
+	Get(ctx context.Context, id, path string) (io.ReadCloser, error)
+	// Usage is the size on disk in bytes.
+	Usage(ctx context.Context, id string) (int64, error)
+}
+
+// Images is the store of images. A digest is that of a manifest or an index.
+type Images interface {
+	// Pull brings an image from its registry into the store. The error of a
+	// refused login names host and user.
+	Pull(ctx context.Context, spec PullSpec) (Image, error)
+	// Head asks the registry for the digest behind a reference, no more.
+	Head(ctx context.Context, spec PullSpec) (digest string, err error)
+	// Push sends an image of the store to a registry.
+	Push(ctx context.Context, digest, ref string, logins []Login) error
+	// Inspect tells of an image in the store; errdefs.ErrNotFound if it, or a
+	// part of it that the platform needs, is not there. Platform "" is the host's.
+	Inspect(ctx context.Context, digest, platform string) (Image, error)
+	// Load reads an OCI or docker archive. Nothing is kept of a broken one.
+	Load(ctx context.Context, archive io.Reader) ([]LoadedImage, error)
+	// Export writes an OCI archive.
+	Export(ctx context.Context, digest, name string, w io.Writer) error
+	// Hold keeps an image, with all it refers to, from the collector under an id
+	// of the caller's. Holding again under the same id moves the hold. It is
+	// durable when it returns.
+	Hold(ctx context.Context, id, digest string) error
+	// Release ends a hold. It is no error if there is none.
+	Release(ctx context.Context, id string) error
+	// Holds lists the ids that begin with prefix, with their digests.
+	Holds(ctx context.Context, prefix string) (map[string]string, error)
+}
+
+// Blobs is the content below the images, for the registry.
+type Blobs interface {
+	// Open reads a blob.
+	Open(ctx context.Context, digest string) (Blob, error)
+	// Stat gives the size; errdefs.ErrNotFound if it is not there.
+	Stat(ctx context.Context, digest string) (int64, error)
+	// Create begins an upload, or goes on with the one of that ref. What was
+	// uploaded stays for a day, over restarts too.
+	Create(ctx context.Context, ref string) (BlobWriter, error)
+	// Abort drops an upload.
+	Abort(ctx context.Context, ref string) error
+	// PutManifest stores a manifest or index that refers to blobs of the store
+	// and links it to them, so that holding it holds them. errdefs.ErrNotFound
+	// names the first blob that is missing.
+	PutManifest(ctx context.Context, mediaType string, body []byte) (digest string, err error)
+	// Walk calls f for every blob.
+	Walk(ctx context.Context, f func(digest string, size int64) error) error
+}
+
+// Blob is an open blob.
+type Blob interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// BlobWriter is an upload in progress.
+type BlobWriter interface {
+	io.WriteCloser
+	// Size is how much has been written, by earlier writers of this upload too.
+	Size() int64
+	// Commit checks the digest and makes the blob durable. A fresh blob is kept
+	// from the collector for a day, until a manifest refers to it. That the blob
+	// is there already is success.
+	Commit(ctx context.Context, digest string) error
+}
+
+// Engine is what every engine must be.
+type Engine interface {
+	Builder
+	Runner
+	Workloads
+	Volumes() Volumes
+	Images() Images
+	Blobs() Blobs
+	// Owners lists whom the engine has anything of.
+	Owners(ctx context.Context) ([]Owner, error)
+	// Remove takes away all that owner has: runs, instances, networks and
+	// volumes.
+	Remove(ctx context.Context, owner Owner) error
+	// Close leaves all containers running.
+	Close() error
+}
+
+// Execer runs one more program in a container.
+type Execer interface {
+	// Exec gives the exit code of the program.
+	Exec(ctx context.Context, instance string, spec ExecSpec) (code int, err error)
+}
+
+// Stater measures a container.
+type Stater interface {
+	Stats(ctx context.Context, instance string) (Stats, error)
+}
+
+// Snapshotter copies volumes without copying their data where the file system
+// can.
+type Snapshotter interface {
+	// Clone makes to, which must not exist, with the content of from.
+	Clone(ctx context.Context, from, to string, owner Owner) error
+}
+
+// Cacher shows and bounds the build cache of a workspace.
+type Cacher interface {
+	CacheUsage(ctx context.Context, workspace string) ([]CacheRecord, error)
+	// ClearCache frees what is not in use and says how many bytes that were.
+	ClearCache(ctx context.Context, workspace string) (int64, error)
+}
+
+// Directories is an engine whose volumes can be reached as directories of this
+// host. Their content is not to be trusted: open below them with os.Root.
+type Directories interface {
+	Dir(ctx context.Context, volume string) (string, error)
+}
+
+// Networks is an engine with networks of its own, where service names must be
+// answered by us.
+type Networks interface {
+	// Networks lists the networks there are: that of the actions and builds under
+	// the name "", and one for each project with services.
+	Networks(ctx context.Context) ([]Network, error)
+}
+
+// Network is one network of containers.
+type Network struct {
+	Name    string       // as in ServiceSpec.Network
+	Gateway netip.Addr   // where its containers send their DNS questions
+	Prefix  netip.Prefix // of its containers
+}
+
+// Login is what to say to a registry.
+type Login struct {
+	Host     string // "host[:port]"
+	Username string // "" is anonymous
+	Password string
+	Insecure bool // do not check the certificate, and fall back to plain HTTP
+}
+
+// Limits of a container; 0 is the engine's default.
+type Limits struct {
+	Memory int64 // bytes
+	CPUs   float64
+	Pids   int64
+}
+
+// Source is where a build finds its files: a volume, or an archive.
+type Source struct {
+	Volume  string
+	Archive func(ctx context.Context) (io.ReadCloser, error) // a tar
+}
+
+// BuildSpec is one build.
+type BuildSpec struct {
+	Owner     Owner
+	Workspace string // caches are kept apart by it
+	Source    Source
+
+	Context    string   // directory in the source; "" or "/" is all of it
+	Dockerfile string   // path in the source
+	Target     string   // stage; "" is the last
+	Platforms  []string // "" or none: the host's
+	Args       map[string]string
+	Secrets    []BuildSecret
+	NoNetwork  bool
+	NoCache    bool
+	Pull       bool   // ask registries for the base images even if they are there
+	KeepGit    bool   // .git is part of the context
+	Provenance string // "", "min", "max"
+
+	// Name is put into the image's metadata and onto progress lines.
+	Name string
+	// Lookup answers for images that no registry needs to be asked for: those
+	// of the own registry, loaded ones, ones pulled before. A miss is
+	// errdefs.ErrNotFound.
+	Lookup func(ctx context.Context, ref string) (digest string, err error)
+	Logins []Login
+
+	Limits  Limits // of each step
+	Timeout time.Duration
+	Mask    [][]byte
+	Log     string // directory of the log (logs/segment)
+	LogMax  int64  // bytes; 0 is no bound
+}
+
+// BuildSecret is a value that one step of a build may read.
+type BuildSecret struct {
+	ID    string
+	Value []byte
+}
+
+// BuildResult says what came out.
+type BuildResult struct {
+	Image   Image
+	Steps   int
+	Cached  int    // steps answered from the cache
+	Failure string // why there is no image: what failed, where, what to do
+	Reason  Reason // why it was ended, if it was
+}
+
+// Image is an image of the store.
+type Image struct {
+	Digest       string // of the manifest, or of the index
+	ConfigDigest string // of the platform asked for
+	Platforms    []string
+	Size         int64 // bytes of all blobs of the platform, as stored
+	Created      time.Time
+	User         string
+	Env          []string
+	Entrypoint   []string
+	Command      []string
+	Dir          string
+	Ports        []string // "80/tcp"
+	Volumes      []string
+	Labels       map[string]string
+	StopSignal   string
+}
+
+// LoadedImage is an image of an archive with the name that the archive gives
+// it, or none.
+type LoadedImage struct {
+	Name string
+	Image
+}
+
+// PullSpec says what to bring.
+type PullSpec struct {
+	Ref      string // normalized, with host
+	Platform string // "" is the host's
+	Logins   []Login
+}
+
+// Mount puts a part of a volume into a container.
+type Mount struct {
+	Volume   string
+	Path     string // in the volume; made as a directory if it is not there
+	Target   string // in the container
+	ReadOnly bool
+}
+
+// File is a file that is put into a container, in memory only.
+type File struct {
+	Path    string
+	Mode    uint32
+	Content []byte
+}
+
+// RunSpec is one run.
+type RunSpec struct {
+	Owner     Owner
+	Workspace string
+
+	Image      string // digest
+	Platform   string // "" is the host's
+	Entrypoint []string
+	Command    []string // nil: of the image; with an Entrypoint given the image's does not count
+	Env        []string
+	Dir        string
+	User       string
+	Mounts     []Mount
+	Files      []File
+	Network    string // "": a way out only; "none"; else the network of that project
+	Limits     Limits
+
+	NoNewPrivileges bool
+	Timeout         time.Duration // 0: none
+	Grace           time.Duration // between the stop signal and SIGKILL; 0: none
+
+	// Export writes the container's file system as one tar to that place after
+	// the end, whatever the code. It is replaced whole or not at all.
+	Export *VolumePath
+
+	Mask   [][]byte
+	Log    string // directory of the log (logs/segment)
+	LogMax int64  // bytes; 0 is no bound
+}
+
+// VolumePath is a place in a volume.
+type VolumePath struct{ Volume, Path string }
+
+// Reason says why a container or build was ended from outside.
+type Reason string
+
+// Reasons.
+const (
+	ReasonNone    Reason = ""
+	ReasonCancel  Reason = "cancel"  // the caller's context
+	ReasonTimeout Reason = "timeout" // its own time was over
+	ReasonStop    Reason = "stop"    // Change.Stop, or Remove
+	ReasonHost    Reason = "host"    // the host was shut down or restarted
+	ReasonLost    Reason = "lost"    // its monitor was killed; the code is not known
+)
+
+// Exit is the end of a container.
+type Exit struct {
+	Code    int // 128+signal if a signal ended it, 127 if the program is not there, -1 if not known
+	Signal  int
+	OOM     bool // it ran out of memory
+	Reason  Reason
+	Message string // why it did not start, or why its end is not known
+	Started time.Time
+	Ended   time.Time
+	LostLog int64 // bytes of output that could not be written
+}
+
+// InstanceState is how far an instance is.
+type InstanceState string
+
+// States of an instance.
+const (
+	Starting InstanceState = "starting"
+	Running  InstanceState = "running"
+	Stopping InstanceState = "stopping"
+	Ended    InstanceState = "ended"
+)
+
+// ServiceSpec is one start of a service.
+type ServiceSpec struct {
+	ID        string // of the instance; new for every start
+	Service   string // id of the service
+	Hash      string // of the definition, given back by Observe
+	Workspace string
+	Network   string // project whose network it joins
+
+	Name       string // host name
+	Image      string // digest
+	Entrypoint []string
+	Command    []string
+	Env        []string
+	Dir        string
+	User       string
+	Mounts     []Mount
+	Files      []File
+	Limits     Limits
+
+	NoNewPrivileges bool
+	StopSignal      string // "SIGTERM" if ""
+	StopGrace       time.Duration
+	Log             string // directory of the service's log, the same for every start
+	LogKeep         int64  // bytes kept; older ones are dropped
+}
+
+// Change is one step towards what is wanted; exactly one field is set.
+type Change struct {
+	Start  *ServiceSpec
+	Stop   *StopSpec
+	Remove string // id of an ended instance: its record, layer and address are dropped
+}
+
+// StopSpec stops an instance; its record stays until it is removed.
+type StopSpec struct {
+	ID    string
+	Grace time.Duration
+}
+
+// Instance is a container of a service, as it is.
+type Instance struct {
+	ID      string
+	Service string
+	Hash    string
+	Name    string
+	Image   string
+	Network string
+	Addr    netip.Addr
+	State   InstanceState
+	Started time.Time
+	Exit    *Exit // set when State is Ended
+}
+
+// ExecSpec is one more program in a container.
+type ExecSpec struct {
+	Command []string
+	Env     []string
+	Dir     string
+	User    string
+	TTY     bool
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Resize  <-chan [2]uint16 // columns, rows
+}
+
+// Stats is what a container uses now.
+type Stats struct {
+	Memory  int64 // bytes
+	Limit   int64 // bytes; 0 is none
+	CPU     time.Duration
+	Pids    int64
+	ReadAt  time.Time
+	RxBytes int64
+	TxBytes int64
+}
+
+// CacheRecord is one entry of the build cache.
+type CacheRecord struct {
+	ID       string
+	What     string
+	Size     int64
+	Created  time.Time
+	LastUsed time.Time
+	InUse    bool
+}
