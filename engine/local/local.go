@@ -1,0 +1,266 @@
+package local
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"slipway/engine"
+)
+
+// namespace is the one that all of ours lives in inside containerd's stores.
+const namespace = "slipway"
+
+// Options say how to open the engine.
+type Options struct {
+	// Dir is the engine's own directory, "<data>/engine". It is made.
+	Dir string
+	// DataDir is named in the command line of every process of ours; "" is Dir.
+	DataDir string
+	Logger  *slog.Logger
+
+	CAs           [][]byte          // PEM of certificate authorities of private registries
+	Mirrors       map[string]string // host of a registry -> URL to ask instead
+	PlainLoopback bool              // registries on loopback addresses may be spoken to by plain HTTP
+	CacheMax      int64             // bytes of build cache that are kept; 0 is 20 % of the disk
+
+	// Check is the command that ends with 0 if the database files appended to it
+	// are whole; nil is this program with the argument "checkdb". See CheckDB.
+	Check []string
+}
+
+// Engine is the engine of this machine. All of it lives in this process but
+// the containers and the monitor of each.
+type Engine struct {
+	opts Options
+	log  *slog.Logger
+	dir  string // lasting data
+	run  string // sockets, bundles and mounts; on tmpfs
+	inst string // eight hex digits made from dir
+	boot string // the kernel's id of this boot
+
+	runc     string // path of the program
+	runcRoot string // state of the containers that are ours alone
+	child    string // path of the program
+
+	// The stores, see store.go. Every call on them needs a context of nsctx.
+	client  *client.Client
+	meta    *metadata.DB
+	content content.Store
+	images  images.Store
+	snap    snapshots.Snapshotter
+	leases  leases.Manager
+	syncer  syncer
+	damage  *Damage
+
+	cgroups  cgroups
+	net      *network // also BuildKit's network provider
+	monitors *monitors
+	views    views
+	runs     runs
+	services services
+	volumes  volumes
+	builder  *builder // see build.go
+
+	closing atomic.Bool
+	clean   bool // all parts came up, so Close may say that the stores are whole
+	ending  sync.WaitGroup
+	lock    *os.File
+	closers []func()
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// nsctx adds the namespace that every call on the stores needs.
+func nsctx(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, namespace)
+}
+
+// Open takes the lock of the directory, finds the containers of an earlier
+// server again, sweeps what it left, and starts all parts.
+func Open(ctx context.Context, o Options) (_ *Engine, err error) {
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+		return nil, err
+	}
+	if o.DataDir == "" {
+		o.DataDir = o.Dir
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	quiet()
+	e := &Engine{opts: o, log: o.Logger.With("room", "engine"), dir: o.Dir, inst: instance(o.Dir), boot: bootID()}
+	e.run = "/run/slipway-" + e.inst // short: a socket path may have 107 bytes
+	e.runcRoot = filepath.Join(e.run, "runc")
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("engine: %w", err), e.Close())
+		}
+	}()
+	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("instances"), e.path("volumes"),
+		e.run, filepath.Join(e.run, "m"), filepath.Join(e.run, "b"), filepath.Join(e.run, "netns")} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	// First of all: a second server would hang on the databases.
+	if e.lock, err = lockFile(e.path("lock")); err != nil {
+		return nil, err
+	}
+	if e.runc, err = unpack(e.path("bin"), "runc"); err != nil {
+		return nil, err
+	}
+	if e.child, err = unpack(e.path("bin"), "child"); err != nil {
+		return nil, err
+	}
+	if err := e.start(ctx); err != nil {
+		return nil, err
+	}
+	e.clean = true
+	return e, nil
+}
+
+// start brings the parts up, in this order: what lives is found before the
+// sweep, which must not touch it, and the stores are swept before they are used.
+func (e *Engine) start(ctx context.Context) error {
+	last := time.Now()
+	lap := func(part string) {
+		e.log.Debug("started", "part", part, "ms", time.Since(last).Milliseconds())
+		last = time.Now()
+	}
+	if err := e.openCgroups(); err != nil {
+		return fmt.Errorf("cgroups: %w", err)
+	}
+	if err := e.openMonitors(); err != nil {
+		return fmt.Errorf("monitors: %w", err)
+	}
+	lap("monitors")
+	if err := e.sweep(); err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	lap("sweep")
+	if err := e.openStores(ctx); err != nil {
+		return fmt.Errorf("stores: %w", err)
+	}
+	lap("stores")
+	if err := e.openNetwork(); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	lap("network")
+	if err := e.openBuilder(ctx); err != nil {
+		return fmt.Errorf("builder: %w", err)
+	}
+	lap("builder")
+	if err := e.openServices(ctx); err != nil {
+		return fmt.Errorf("services: %w", err)
+	}
+	if err := e.openRuns(ctx); err != nil {
+		return fmt.Errorf("runs: %w", err)
+	}
+	lap("containers")
+	return nil
+}
+
+// Close leaves all containers running. Calls that are under way should have
+// been detached before.
+func (e *Engine) Close() error {
+	if !e.closing.CompareAndSwap(false, true) {
+		return nil
+	}
+	if e.monitors != nil {
+		e.monitors.close()
+	}
+	e.ending.Wait()
+	var err error
+	if e.builder != nil {
+		err = errors.Join(err, e.builder.close())
+	}
+	if e.net != nil {
+		err = errors.Join(err, e.net.close())
+	}
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		e.closers[i]()
+	}
+	if e.clean {
+		err = errors.Join(err, os.Remove(e.path(dirtyMark)))
+	}
+	if e.lock != nil {
+		err = errors.Join(err, e.lock.Close())
+	}
+	return err
+}
+
+// Damage tells what was lost and what was kept when Open found the stores
+// damaged; it is nil if they were whole.
+func (e *Engine) Damage() *Damage { return e.damage }
+
+// path is a place in the lasting directory.
+func (e *Engine) path(elem ...string) string {
+	return filepath.Join(append([]string{e.dir}, elem...)...)
+}
+
+// workCgroup is the parent of all that ends: runs and build steps.
+func (e *Engine) workCgroup() string { return "/slipway-" + e.inst + "/work" }
+
+// serveCgroup is the parent of services.
+func (e *Engine) serveCgroup() string { return "/slipway-" + e.inst + "/serve" }
+
+// oomWork is the oom_score_adj of runs and build steps: under memory pressure
+// they end before the server, and the server before services (0). None is ever
+// negative: root may lack the capability for that.
+const oomWork = 900
+
+func instance(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:4])
+}
+
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if len(b) > 36 {
+		b = b[:36]
+	}
+	return string(b)
+}
+
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is in use by another server", filepath.Dir(path))
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// quiet turns the loggers of containerd and BuildKit off: their errors come
+// back to us as values. They are process-wide, so it is done once.
+var quiet = sync.OnceFunc(func() {
+	logrus.SetOutput(io.Discard)
+	_ = log.SetLevel("panic")
+})
