@@ -1,41 +1,26 @@
-// Package access says who is asking and what they may do: users, tokens with
-// scopes, members of workspaces, and Actor, which every front door takes as the
-// parameter by.
 package access
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"slipway/db"
 )
 
-// Scope is a right that a token carries. The words are those of the richest
-// dialect; a wider scope includes the narrower ones.
-type Scope string
-
-// Scopes.
-const (
-	Workspace        Scope = "WORKSPACE"         // read workspaces and projects
-	WorkspacesManage Scope = "WORKSPACES_MANAGE" // make and change workspaces
-	ProjectManage    Scope = "PROJECT_MANAGE"    // make and change projects; ours
-	ProjectDelete    Scope = "PROJECT_DELETE"
-	RepositoryRead   Scope = "REPOSITORY_READ"
-	RepositoryWrite  Scope = "REPOSITORY_WRITE" // includes read
-	ExecutionInfo    Scope = "EXECUTION_INFO"
-	ExecutionRun     Scope = "EXECUTION_RUN"    // includes info
-	ExecutionManage  Scope = "EXECUTION_MANAGE" // includes run
-	StackRead        Scope = "STACK_READ"       // ours: stacks, services, volumes, ingresses, logs
-	StackWrite       Scope = "STACK_WRITE"      // ours; includes read
-	ImageRead        Scope = "IMAGE_READ"       // ours: pull
-	ImageWrite       Scope = "IMAGE_WRITE"      // ours: push, load, delete; includes read
-	VariableInfo     Scope = "VARIABLE_INFO"
-	VariableAdd      Scope = "VARIABLE_ADD"
-	VariableManage   Scope = "VARIABLE_MANAGE"
-	TokenInfo        Scope = "TOKEN_INFO"
-	TokenManage      Scope = "TOKEN_MANAGE"
-	UserInfo         Scope = "USER_INFO"
-)
+// Topic is what db.Watch is told when users, tokens or members change.
+const Topic = "access"
 
 // Role is what a user is in a workspace.
 type Role string
@@ -61,85 +46,186 @@ type Token struct {
 	ID         string
 	User       int64
 	Name       string
-	Scopes     []Scope
+	Scopes     []Scope  // as they were given
 	Workspaces []string // ids of the workspaces it is bound to; none: all of the user's
 	IPs        []string // addresses or prefixes it may come from; none: any
 	Created    time.Time
 	Expires    time.Time // zero: never
-	LastUsed   time.Time
+	LastUsed   time.Time // exact to a minute
 }
-
-// Actor is who asks. The zero Actor may do nothing. Handlers get it from
-// Authenticate, loops of our own from System.
-type Actor struct {
-	User   User
-	Token  Token
-	system bool
-	roles  map[string]Role // by workspace id
-}
-
-// System is the server itself, asking in the name of nobody or of a user whose
-// earlier wish it carries out.
-func System(u User) Actor { return Actor{User: u, system: true} }
-
-// Known tells whether somebody asks at all.
-func (a Actor) Known() bool { return a.system || a.User.ID != 0 }
-
-// Sees tells whether the workspace exists for the actor.
-func (a Actor) Sees(workspace string) bool { panic("unwritten") }
-
-// May tells whether the actor may do what the scope stands for in a workspace:
-// nil, errdefs.ErrNotFound for a workspace it does not see, or
-// errdefs.ErrPermissionDenied naming the scope.
-func (a Actor) May(workspace string, s Scope) error { panic("unwritten") }
-
-// Has is May for what belongs to no workspace.
-func (a Actor) Has(s Scope) error { panic("unwritten") }
 
 // Access is the front door.
 type Access struct {
-	db *db.DB
+	db      *db.DB
+	changed <-chan struct{}
+
+	mu    sync.RWMutex
+	era   int64                        // counts the changes that were noticed
+	known map[[sha256.Size]byte]*known // tokens that asked lately
 }
 
-// New makes the front door.
-func New(d *db.DB) *Access { return &Access{db: d} }
+// known is a token that was authenticated. It is never changed.
+type known struct {
+	actor Actor
+	from  []netip.Prefix
+	used  *atomic.Int64 // when last_used was written, microseconds
+}
 
-// Bootstrap makes the first user with a token of every scope and calls made,
-// in the same transaction, to make what belongs to it. It does nothing, and
-// gives "", if there is a user.
-func (a *Access) Bootstrap(ctx context.Context, username string, made func(*db.Tx, User) error) (secret string, err error) {
-	panic("unwritten")
+// How many tokens are remembered, and how often last_used is written.
+const (
+	mostKnown = 10_000
+	usedEvery = time.Minute
+)
+
+// New makes the front door.
+func New(d *db.DB) *Access {
+	changed, _ := d.Watch(Topic) // as long as d
+	return &Access{db: d, changed: changed, known: map[[sha256.Size]byte]*known{}}
+}
+
+// A secret is a prefix, by which it is found in what should not hold it, and
+// 32 random bytes.
+const secretPrefix = "slw_"
+
+var secretSize = len(secretPrefix) + base64.RawURLEncoding.EncodedLen(32)
+
+func newSecret() (string, [sha256.Size]byte) {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails
+	s := secretPrefix + base64.RawURLEncoding.EncodeToString(b)
+	return s, sha256.Sum256([]byte(s))
 }
 
 // Authenticate finds the actor of a secret ("slw_..."). errdefs.ErrUnauthenticated
-// if there is none, it has expired or the address is not allowed.
+// if there is none, it has expired or the address is not allowed. ip is that of
+// the client, without port.
 func (a *Access) Authenticate(ctx context.Context, secret, ip string) (Actor, error) {
-	panic("unwritten")
+	if len(secret) != secretSize || !strings.HasPrefix(secret, secretPrefix) {
+		return Actor{}, fmt.Errorf("not a token: %w", errdefs.ErrUnauthenticated)
+	}
+	hash := sha256.Sum256([]byte(secret))
+	k, err := a.find(ctx, hash)
+	if err != nil {
+		return Actor{}, err
+	}
+	now := time.Now()
+	if e := k.actor.Token.Expires; !e.IsZero() && !now.Before(e) {
+		return Actor{}, fmt.Errorf("the token has expired: %w", errdefs.ErrUnauthenticated)
+	}
+	if len(k.from) > 0 && !allowed(k.from, ip) {
+		return Actor{}, fmt.Errorf("the token may not be used from %s: %w", ip, errdefs.ErrUnauthenticated)
+	}
+	a.used(ctx, k, now)
+	return k.actor, nil
 }
 
-// NewToken is what a token is made of.
-type NewToken struct {
-	Name       string
-	Scopes     []Scope
-	Workspaces []string
-	IPs        []string
-	Expires    time.Time
+func allowed(from []netip.Prefix, ip string) bool {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap().WithZone("")
+	return slices.ContainsFunc(from, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// CreateToken makes a token of the actor's user. It never carries more than
-// the token it was made with. The secret is given here and nowhere else.
-func (a *Access) CreateToken(ctx context.Context, by Actor, n NewToken) (Token, string, error) {
-	panic("unwritten")
+// find gives a token from memory or from the store.
+func (a *Access) find(ctx context.Context, hash [sha256.Size]byte) (*known, error) {
+	select {
+	case <-a.changed: // sent before the commit's Write returned
+		a.mu.Lock()
+		clear(a.known)
+		a.era++
+		a.mu.Unlock()
+	default:
+	}
+	a.mu.RLock()
+	k, era := a.known[hash], a.era
+	a.mu.RUnlock()
+	if k != nil {
+		return k, nil
+	}
+	k, err := a.load(ctx, hash)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if era == a.era { // else it may be what was before the change
+		if len(a.known) >= mostKnown {
+			clear(a.known)
+		}
+		a.known[hash] = k
+	}
+	return k, nil
 }
 
-// Tokens lists the actor's tokens, oldest first.
-func (a *Access) Tokens(ctx context.Context, by Actor) ([]Token, error) { panic("unwritten") }
+func (a *Access) load(ctx context.Context, hash [sha256.Size]byte) (*known, error) {
+	k := &known{used: new(atomic.Int64)}
+	err := a.db.Read(ctx, func(tx *db.Tx) (err error) {
+		t, err := tokenByHash(tx, hash)
+		if errdefs.IsNotFound(err) {
+			return fmt.Errorf("no such token: %w", errdefs.ErrUnauthenticated)
+		} else if err != nil {
+			return err
+		}
+		k.actor.Token = t
+		if k.actor.User, err = LoadUser(tx, t.User); err != nil {
+			return err
+		}
+		k.actor.roles, err = roles(tx, t.User)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("authenticate: %w", err)
+	}
+	if !k.actor.Token.LastUsed.IsZero() {
+		k.used.Store(k.actor.Token.LastUsed.UnixMicro())
+	}
+	for _, s := range k.actor.Token.IPs {
+		p, err := parsePrefix(s)
+		if err != nil { // checked when it was made
+			return nil, fmt.Errorf("token %s: address %q: %w", k.actor.Token.ID, s, errdefs.ErrDataLoss)
+		}
+		k.from = append(k.from, p)
+	}
+	return k, nil
+}
 
-// DeleteToken ends a token at once.
-func (a *Access) DeleteToken(ctx context.Context, by Actor, id string) error { panic("unwritten") }
+// used notes that a token was used, seldom enough that a request costs no
+// write. That it cannot be noted is no reason to refuse a request.
+func (a *Access) used(ctx context.Context, k *known, now time.Time) {
+	last := k.used.Load()
+	if now.UnixMicro()-last < usedEvery.Microseconds() || !k.used.CompareAndSwap(last, now.UnixMicro()) {
+		return
+	}
+	err := a.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(`UPDATE tokens SET last_used = ? WHERE id = ?`, tx.Now.UnixMicro(), k.actor.Token.ID)
+		return err
+	})
+	if err != nil {
+		slog.WarnContext(ctx, "last use of a token not noted", "room", "access", "token", k.actor.Token.ID, "error", err)
+	}
+}
 
-// User gives a user; rooms use it to name who made a thing.
-func (a *Access) User(ctx context.Context, id int64) (User, error) { panic("unwritten") }
-
-// AddMember makes a user a member of a workspace, in the caller's transaction.
-func AddMember(tx *db.Tx, workspace string, user int64, r Role) error { panic("unwritten") }
+// parsePrefix reads an address or a prefix.
+func parsePrefix(s string) (netip.Prefix, error) {
+	if strings.Contains(s, "/") {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return p, err
+		}
+		if p.Addr().Is4In6() {
+			if p.Bits() < 96 {
+				return p, fmt.Errorf("%s: too wide", s)
+			}
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+		return p.Masked(), nil
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	addr = addr.Unmap().WithZone("")
+	return netip.PrefixFrom(addr, addr.BitLen()), nil
+}

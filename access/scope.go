@@ -1,0 +1,115 @@
+package access
+
+import (
+	"maps"
+	"slices"
+)
+
+// Scope is a right that a token carries. The words are those of the richest
+// dialect; a wider scope includes the narrower ones.
+type Scope string
+
+// Scopes.
+const (
+	Workspace        Scope = "WORKSPACE"         // read workspaces and projects
+	WorkspacesManage Scope = "WORKSPACES_MANAGE" // make and change workspaces; includes read
+	ProjectManage    Scope = "PROJECT_MANAGE"    // make and change projects; ours
+	ProjectDelete    Scope = "PROJECT_DELETE"
+	RepositoryRead   Scope = "REPOSITORY_READ"
+	RepositoryWrite  Scope = "REPOSITORY_WRITE" // includes read
+	ExecutionInfo    Scope = "EXECUTION_INFO"
+	ExecutionRun     Scope = "EXECUTION_RUN"    // includes info
+	ExecutionManage  Scope = "EXECUTION_MANAGE" // includes run
+	StackRead        Scope = "STACK_READ"       // ours: stacks, services, volumes, ingresses, logs
+	StackWrite       Scope = "STACK_WRITE"      // ours; includes read
+	ImageRead        Scope = "IMAGE_READ"       // ours: pull
+	ImageWrite       Scope = "IMAGE_WRITE"      // ours: push, load, delete; includes read
+	VariableInfo     Scope = "VARIABLE_INFO"
+	VariableAdd      Scope = "VARIABLE_ADD"    // includes info
+	VariableManage   Scope = "VARIABLE_MANAGE" // includes add
+	TokenInfo        Scope = "TOKEN_INFO"
+	TokenManage      Scope = "TOKEN_MANAGE" // includes info
+	UserInfo         Scope = "USER_INFO"
+)
+
+// scopes says what each known scope carries directly beside itself. Those with
+// nothing and without a constant are words of Buddy's for things that other
+// issues bring, or never: a token keeps them and gives them back.
+var scopes = map[Scope][]Scope{
+	Workspace:        nil,
+	WorkspacesManage: {Workspace},
+	ProjectManage:    {Workspace},
+	ProjectDelete:    nil,
+	RepositoryRead:   nil,
+	RepositoryWrite:  {RepositoryRead},
+	ExecutionInfo:    nil,
+	ExecutionRun:     {ExecutionInfo},
+	ExecutionManage:  {ExecutionRun},
+	StackRead:        nil,
+	StackWrite:       {StackRead},
+	ImageRead:        nil,
+	ImageWrite:       {ImageRead},
+	VariableInfo:     nil,
+	VariableAdd:      {VariableInfo},
+	VariableManage:   {VariableAdd},
+	TokenInfo:        nil,
+	TokenManage:      {TokenInfo},
+	UserInfo:         nil,
+
+	"USER_KEY": nil, "USER_EMAIL": nil, "MEMBER_EMAIL": nil, "MANAGE_EMAILS": nil,
+	"INTEGRATION_INFO": nil, "INTEGRATION_ADD": {"INTEGRATION_INFO"}, "INTEGRATION_MANAGE": {"INTEGRATION_ADD"},
+	"WEBHOOK_INFO": nil, "WEBHOOK_ADD": {"WEBHOOK_INFO"}, "WEBHOOK_MANAGE": {"WEBHOOK_ADD"},
+	"ENVIRONMENT_INFO": nil, "ENVIRONMENT_ADD": {"ENVIRONMENT_INFO"}, "ENVIRONMENT_MANAGE": {"ENVIRONMENT_ADD"},
+	"TARGET_INFO": nil, "TARGET_ADD": {"TARGET_INFO"}, "TARGET_MANAGE": {"TARGET_ADD"},
+	"ZONE_READ": nil, "ZONE_WRITE": {"ZONE_READ"}, "ZONE_MANAGE": {"ZONE_WRITE"},
+}
+
+// alike are the words of the newer family for the same things.
+var alike = map[Scope]Scope{
+	"PIPELINE_READ":     ExecutionInfo,
+	"PIPELINE_INFO":     ExecutionInfo,
+	"PIPELINE_RUN":      ExecutionRun,
+	"PIPELINE_WRITE":    ExecutionManage,
+	"PIPELINE_MANAGE":   ExecutionManage,
+	"EXECUTION_READ":    ExecutionInfo,
+	"VARIABLE_READ":     VariableInfo,
+	"VARIABLE_WRITE":    VariableAdd,
+	"INTEGRATION_READ":  "INTEGRATION_INFO",
+	"INTEGRATION_WRITE": "INTEGRATION_ADD",
+	"WEBHOOK_READ":      "WEBHOOK_INFO",
+	"WEBHOOK_WRITE":     "WEBHOOK_ADD",
+	"TOKEN_READ":        TokenInfo,
+	"TOKEN_WRITE":       TokenManage,
+	"USER_READ":         UserInfo,
+}
+
+// Scopes gives every scope by its first name, sorted.
+func Scopes() []Scope { return slices.Sorted(maps.Keys(scopes)) }
+
+// KnownScope tells whether a word is a scope, of either family.
+func KnownScope(s Scope) bool {
+	_, ok := scopes[canonical(s)]
+	return ok
+}
+
+func canonical(s Scope) Scope {
+	if c, ok := alike[s]; ok {
+		return c
+	}
+	return s
+}
+
+// Includes tells whether who carries s carries want. What is unknown includes
+// nothing, not even itself.
+func (s Scope) Includes(want Scope) bool {
+	s, want = canonical(s), canonical(want)
+	below, ok := scopes[s]
+	if !ok {
+		return false
+	}
+	return s == want || slices.ContainsFunc(below, func(b Scope) bool { return b.Includes(want) })
+}
+
+func carries(have []Scope, want Scope) bool {
+	return slices.ContainsFunc(have, func(s Scope) bool { return s.Includes(want) })
+}

@@ -1,0 +1,136 @@
+package access
+
+import (
+	"crypto/sha256"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"slipway/db"
+)
+
+// LoadUser reads a user in the caller's transaction.
+func LoadUser(tx *db.Tx, id int64) (User, error) {
+	u := User{ID: id}
+	var created sql.NullInt64
+	err := tx.QueryRow(`SELECT uuid, username, name, email, created FROM users WHERE id = ?`, id).
+		Scan(&u.UUID, &u.Username, &u.Name, &u.Email, &created)
+	if err != nil {
+		return User{}, db.NotFound(err, "user %d", id)
+	}
+	u.Created = db.Time(created)
+	return u, nil
+}
+
+// MemberOf is a user in a workspace.
+type MemberOf struct {
+	User User
+	Role Role
+}
+
+// Members reads the members of a workspace in the caller's transaction, oldest
+// first, without asking who.
+func Members(tx *db.Tx, workspace string) (list []MemberOf, err error) {
+	rows, err := tx.Query(`SELECT u.id, u.uuid, u.username, u.name, u.email, u.created, m.role
+		FROM members m JOIN users u ON u.id = m.user_id WHERE m.workspace = ? ORDER BY m.created, u.id`, workspace)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var m MemberOf
+		var created sql.NullInt64
+		if err := rows.Scan(&m.User.ID, &m.User.UUID, &m.User.Username, &m.User.Name, &m.User.Email, &created, &m.Role); err != nil {
+			return nil, err
+		}
+		m.User.Created = db.Time(created)
+		list = append(list, m)
+	}
+	return list, rows.Err()
+}
+
+func roles(tx *db.Tx, user int64) (map[string]Role, error) {
+	rows, err := tx.Query(`SELECT workspace, role FROM members WHERE user_id = ?`, user)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	m := map[string]Role{}
+	for rows.Next() {
+		var w string
+		var r Role
+		if err := rows.Scan(&w, &r); err != nil {
+			return nil, err
+		}
+		m[w] = r
+	}
+	return m, rows.Err()
+}
+
+const tokenColumns = `id, user_id, name, scopes, workspaces, ips, created, expires, last_used`
+
+func scanToken(scan func(...any) error) (Token, error) {
+	var t Token
+	var lists [3]string
+	var created, expires, used sql.NullInt64
+	if err := scan(&t.ID, &t.User, &t.Name, &lists[0], &lists[1], &lists[2], &created, &expires, &used); err != nil {
+		return Token{}, err
+	}
+	for i, to := range []any{&t.Scopes, &t.Workspaces, &t.IPs} {
+		if err := json.Unmarshal([]byte(lists[i]), to); err != nil {
+			return Token{}, fmt.Errorf("token %s: %w", t.ID, err)
+		}
+	}
+	t.Created, t.Expires, t.LastUsed = db.Time(created), db.Time(expires), db.Time(used)
+	return t, nil
+}
+
+func tokenByHash(tx *db.Tx, hash [sha256.Size]byte) (Token, error) {
+	t, err := scanToken(tx.QueryRow(`SELECT `+tokenColumns+` FROM tokens WHERE hash = ?`, hash[:]).Scan)
+	return t, db.NotFound(err, "token")
+}
+
+func tokenByID(tx *db.Tx, id string) (Token, error) {
+	t, err := scanToken(tx.QueryRow(`SELECT `+tokenColumns+` FROM tokens WHERE id = ?`, id).Scan)
+	return t, db.NotFound(err, "token %s", id)
+}
+
+func tokensOf(tx *db.Tx, user int64) (list []Token, err error) {
+	rows, err := tx.Query(`SELECT `+tokenColumns+` FROM tokens WHERE user_id = ? ORDER BY created, id`, user)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		t, err := scanToken(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, t)
+	}
+	return list, rows.Err()
+}
+
+// insertToken gives the token an id and stores it.
+func insertToken(tx *db.Tx, t Token, hash [sha256.Size]byte) (Token, error) {
+	t.ID, t.Created = uuid.NewString(), tx.Now
+	var lists [3][]byte
+	for i, l := range []any{orEmpty(t.Scopes), orEmpty(t.Workspaces), orEmpty(t.IPs)} {
+		var err error
+		if lists[i], err = json.Marshal(l); err != nil {
+			return Token{}, err
+		}
+	}
+	_, err := tx.Exec(`INSERT INTO tokens (id, user_id, hash, name, scopes, workspaces, ips, created, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.User, hash[:], t.Name, string(lists[0]), string(lists[1]), string(lists[2]), db.Micros(t.Created), db.Micros(t.Expires))
+	return t, err
+}
+
+func orEmpty[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
