@@ -1,0 +1,516 @@
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Sizes in bytes.
+const (
+	DefaultSegment = 8 << 20
+	// MaxLine is the longest line; a longer one is broken.
+	MaxLine = 1 << 20
+	// MaxFrame is how much of a line is in one frame; a reader can count on no
+	// frame being longer than it and its header.
+	MaxFrame = 16 << 10
+	scanSize = 64 << 10
+)
+
+// Options bound a log. Zero values are no bound.
+type Options struct {
+	Segment int64 // bytes after which a new segment begins; 0 is 8 MiB, or a quarter of Keep
+	Max     int64 // bytes of lines kept; then one note says that the rest is left out
+	Keep    int64 // bytes kept on disk; older segments are dropped
+}
+
+// Writer writes one log. It never fails because the disk is full: what cannot
+// be written is counted, and a note tells of it later. Several writers, in
+// several processes too, may write the same log.
+type Writer struct {
+	mu    sync.Mutex
+	dir   string
+	o     Options
+	d     *os.File // the directory, for its lock
+	f     *os.File // the last segment; nil when it has to be looked for
+	k     int
+	size  int64 // of f, as this writer left it
+	base  int64 // bytes of the segments before it
+	lines int64 // whole lines in the log
+	part  [256]bool
+	shut  bool // what part tells of does not go on
+	full  bool // Max is reached, and said
+	lost  int64
+	told  int64 // of lost
+	why   error
+	buf   []byte
+
+	syncs   chan struct{} // one at a time
+	syncing sync.WaitGroup
+	bad     error // of a sync; under syncs
+}
+
+// chunk is a run of frames of one stream.
+type chunk struct {
+	b      []byte
+	frames int64
+	lines  int64 // that end in b
+	stream byte
+	part   bool // the last frame is partial
+}
+
+// Open makes the log in dir or goes on with it; a torn last frame is cut off.
+func Open(dir string, o Options) (*Writer, error) {
+	if o.Segment <= 0 {
+		o.Segment = DefaultSegment
+		if o.Keep > 0 {
+			o.Segment = max(64<<10, min(o.Segment, o.Keep/4))
+		}
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{dir: dir, o: o, d: d, k: -1, syncs: make(chan struct{}, 1)}
+	if err := w.enter(); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	w.leave()
+	return w, nil
+}
+
+// Line writes one line of a stream ('o', 'e' or 'm'). A text with line ends is
+// several lines.
+func (w *Writer) Line(stream byte, text []byte) {
+	h := stamp(time.Now())
+	c := chunk{stream: stream}
+	for {
+		line, rest, more := bytes.Cut(text, []byte{'\n'})
+		c.line(&h, line, 0)
+		if !more || len(rest) == 0 {
+			break
+		}
+		text = rest
+	}
+	w.write(&c)
+}
+
+// line appends a whole line, of which so many bytes are in the log already.
+func (c *chunk) line(h *header, line []byte, before int) {
+	for len(line) > MaxFrame {
+		before = c.partial(h, line[:MaxFrame], before)
+		line = line[MaxFrame:]
+	}
+	c.b = h.frame(c.b, c.stream, false, line)
+	c.frames++
+	c.lines++
+	c.part = false
+}
+
+// partial appends a part of a line and says how much of the line is written
+// now; 0 when it has been broken.
+func (c *chunk) partial(h *header, b []byte, before int) int {
+	before += len(b)
+	if before >= MaxLine {
+		c.line(h, b, 0)
+		return 0
+	}
+	c.b = h.frame(c.b, c.stream, true, b)
+	c.frames++
+	c.part = true
+	return before
+}
+
+// write appends frames.
+func (w *Writer) write(c *chunk) {
+	if len(c.b) == 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.full && c.stream != 'm' {
+		return
+	}
+	err := w.enter()
+	if err == nil {
+		err = w.put(c)
+		w.leave()
+	}
+	if err != nil {
+		w.lost += int64(len(c.b)) - c.frames*HeaderLen
+		w.why = err
+		w.shut = true
+	}
+}
+
+// end completes a line of the stream that has begun.
+func (w *Writer) end(stream byte) {
+	w.mu.Lock()
+	part := w.part[stream]
+	w.mu.Unlock()
+	if part {
+		h := stamp(time.Now())
+		c := chunk{stream: stream}
+		c.line(&h, nil, 0)
+		w.write(&c)
+	}
+}
+
+func (w *Writer) parts() bool { return w.part['o'] || w.part['e'] || w.part['m'] }
+
+// closing appends what ends all lines that have begun.
+func (w *Writer) closing(out []byte, h *header) ([]byte, int64) {
+	n := int64(0)
+	for _, s := range []byte("oem") {
+		if w.part[s] {
+			out = h.frame(out, s, false, nil)
+			n++
+		}
+	}
+	return out, n
+}
+
+// put writes frames, what has to be said before them, and at the bound of the
+// log what has to be said after them.
+func (w *Writer) put(c *chunk) error {
+	b, lines, part := c.b, c.lines, c.part
+	full := false
+	if w.o.Max > 0 && c.stream != 'm' {
+		if room := w.o.Max - w.base - w.size; int64(len(b)) > room {
+			b, lines, part = c.cut(room)
+			full = true
+		}
+	}
+	if w.size+int64(len(b)) > w.o.Segment && (!w.parts() || w.size+int64(len(b)) > w.o.Segment+MaxLine) {
+		if err := w.rotate(); err != nil {
+			return err
+		}
+	}
+	var told int64
+	if w.shut || w.lost > w.told || full {
+		h := stamp(time.Now())
+		out := w.buf[:0]
+		var n int64
+		begun := w.part
+		if w.shut {
+			out, n = w.closing(out, &h)
+			lines += n
+			begun = [256]bool{}
+		}
+		if told = w.lost - w.told; told > 0 {
+			out = h.frame(out, 'm', false, fmt.Appendf(nil, "%d bytes of output could not be written: %s", told, reason(w.why)))
+			lines++
+		}
+		out = append(out, b...)
+		if full {
+			if len(b) > 0 {
+				begun[c.stream] = part
+			}
+			save := w.part
+			w.part = begun
+			out, n = w.closing(out, &h)
+			w.part = save
+			out = h.frame(out, 'm', false, []byte("the log has reached its bound of "+strconv.FormatInt(w.o.Max, 10)+" bytes; the rest is left out"))
+			lines += n + 1
+		}
+		w.buf = out
+		b = out
+	}
+	if err := w.raw(b); err != nil {
+		return err
+	}
+	w.lines += lines
+	if w.shut || full {
+		w.part, w.shut = [256]bool{}, false
+	}
+	if !full {
+		w.part[c.stream] = part
+	}
+	w.full = w.full || full
+	w.told += told
+	return nil
+}
+
+// reason is the error without the path, which is nothing for a log.
+func reason(err error) string {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		return no.Error()
+	}
+	return err.Error()
+}
+
+// cut gives the frames that fit into n bytes.
+func (c *chunk) cut(n int64) (b []byte, lines int64, part bool) {
+	b = c.b[:max(0, min(n, int64(len(c.b))))]
+	b = b[:bytes.LastIndexByte(b, '\n')+1]
+	for f := range bytes.Lines(b) {
+		if _, _, p, ok := Header(f); ok {
+			if part = p; !p {
+				lines++
+			}
+		}
+	}
+	return b, lines, part
+}
+
+// raw writes to the file, all or nothing.
+func (w *Writer) raw(b []byte) error {
+	n, err := w.f.Write(b)
+	if err != nil {
+		if n > 0 && w.f.Truncate(w.size) != nil {
+			w.size = -1 // what is there is looked at again
+		}
+		return err
+	}
+	w.size += int64(n)
+	return nil
+}
+
+// enter takes the lock and makes sure that w.f is the last segment and all
+// that w knows of it is so.
+func (w *Writer) enter() error {
+	if w.d == nil {
+		return fs.ErrClosed
+	}
+	if err := flock(w.d, syscall.LOCK_EX); err != nil {
+		return err
+	}
+	err := w.current()
+	if err != nil {
+		w.leave()
+	}
+	return err
+}
+
+func (w *Writer) leave() { _ = flock(w.d, syscall.LOCK_UN) }
+
+func (w *Writer) current() error {
+	if w.f != nil {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(int(w.f.Fd()), &st); err != nil {
+			return err
+		}
+		if st.Size == w.size && st.Mode&0o200 != 0 && st.Nlink > 0 {
+			return nil
+		}
+		w.release()
+	}
+	return w.resume()
+}
+
+// release gives the segment up without having closed it.
+func (w *Writer) release() {
+	f := w.f
+	w.f = nil
+	w.durable(f)
+}
+
+// resume finds the last segment and goes on with it, or begins the next.
+func (w *Writer) resume() error {
+	list, err := List(w.dir)
+	if err != nil {
+		return err
+	}
+	w.base = 0
+	for i, s := range list {
+		if i < len(list)-1 {
+			w.base += w.bytes(s)
+		}
+	}
+	if len(list) == 0 {
+		return w.begin(w.k + 1) // 0 for a new log; else somebody has removed all
+	}
+	last := list[len(list)-1]
+	if !last.Plain {
+		h, err := w.head(last)
+		if err != nil {
+			return err
+		}
+		w.lines = h.End
+		w.base += h.Size
+		return w.begin(last.K + 1)
+	}
+	f, err := os.OpenFile(path(w.dir, last.K), os.O_APPEND|os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := w.take(f, last.K, list); err != nil {
+		_ = f.Close()
+		return err
+	}
+	return nil
+}
+
+// take goes on with the segment f: it is scanned, and what a writer that was
+// killed left half done is repaired.
+func (w *Writer) take(f *os.File, k int, list []File) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	h, err := ReadHead(f)
+	if errors.Is(err, ErrHead) && st.Size() < maxHead { // killed while it began
+		if w.lines, err = w.before(list); err != nil {
+			return err
+		}
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+		if _, err := f.Write(appendHead(nil, time.Now(), k, w.lines)); err != nil {
+			return err
+		}
+		st, err = f.Stat()
+		h = Head{Line: w.lines}
+	}
+	if err != nil && !errors.Is(err, ErrHead) {
+		return err
+	}
+	var c Count
+	if err := c.CountFile(f, 0, make([]byte, scanSize)); err != nil {
+		return err
+	}
+	w.k, w.lines, w.size = k, h.Line+c.Lines, c.Bytes
+	if st.Mode()&0o200 == 0 {
+		w.base += w.size
+		if err := w.begin(k + 1); err != nil {
+			return err
+		}
+		return f.Close()
+	}
+	if c.Bytes < st.Size() {
+		if err := f.Truncate(c.Bytes); err != nil {
+			return err
+		}
+	}
+	w.f, w.part = f, c.Part
+	w.shut = w.parts()
+	return nil
+}
+
+// before is how many lines there are in all segments but the last.
+func (w *Writer) before(list []File) (int64, error) {
+	if len(list) < 2 {
+		return 0, nil
+	}
+	s := list[len(list)-2]
+	h, err := w.head(s)
+	if err != nil || h.End >= 0 {
+		return h.End, err
+	}
+	f, err := os.Open(path(w.dir, s.K))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var c Count
+	err = c.CountFile(f, 0, make([]byte, scanSize))
+	return h.Line + c.Lines, err
+}
+
+func (w *Writer) head(s File) (Head, error) {
+	p := path(w.dir, s.K)
+	if !s.Plain {
+		p += Suffix
+	}
+	f, err := os.Open(p)
+	if err != nil {
+		return Head{}, err
+	}
+	defer f.Close()
+	return ReadHead(f)
+}
+
+// bytes is how large a segment was when it was closed.
+func (w *Writer) bytes(s File) int64 {
+	if !s.Plain {
+		h, err := w.head(s)
+		if err != nil {
+			return 0
+		}
+		return h.Size
+	}
+	st, err := os.Stat(path(w.dir, s.K))
+	if err != nil {
+		return 0
+	}
+	return st.Size()
+}
+
+// begin makes segment k and writes its head.
+func (w *Writer) begin(k int) error {
+	f, err := os.OpenFile(path(w.dir, k), os.O_CREATE|os.O_EXCL|os.O_APPEND|os.O_RDWR, ModeOpen)
+	if err != nil {
+		return err
+	}
+	head := appendHead(nil, time.Now(), k, w.lines)
+	if _, err := f.Write(head); err != nil {
+		_ = os.Remove(f.Name())
+		_ = f.Close()
+		return err
+	}
+	w.f, w.k, w.size = f, k, int64(len(head))
+	w.part, w.shut = [256]bool{}, false
+	return nil
+}
+
+// rotate ends the segment and begins the next. Where the next cannot be made
+// it goes on with this one.
+func (w *Writer) rotate() error {
+	if w.parts() {
+		h := stamp(time.Now())
+		b, n := w.closing(nil, &h)
+		if err := w.raw(b); err != nil {
+			return err
+		}
+		w.lines += n
+		w.part, w.shut = [256]bool{}, false
+	}
+	old, size := w.f, w.size
+	if err := old.Chmod(ModeClosed); err != nil {
+		return nil //nolint:nilerr // a larger segment is better than a lost line
+	}
+	if err := w.begin(w.k + 1); err != nil {
+		return old.Chmod(ModeOpen)
+	}
+	w.base += size
+	w.durable(old)
+	w.drop()
+	return nil
+}
+
+// drop removes the oldest segments while there are more bytes than are kept.
+func (w *Writer) drop() {
+	if w.o.Keep <= 0 {
+		return
+	}
+	list, err := List(w.dir)
+	if err != nil {
+		return
+	}
+	var sum int64
+	for i := len(list) - 1; i >= 0; i-- {
+		p := path(w.dir, list[i].K)
+		var size int64
+		for _, n := range []string{p, p + Suffix} {
+			if st, err := os.Stat(n); err == nil {
+				size = st.Size()
+				break
+			}
+		}
+		if sum += size; sum > w.o.Keep && i < len(list)-1 {
+			_ = os.Remove(p)
+			_ = os.Remove(p + Suffix)
+		}
+	}
+}
