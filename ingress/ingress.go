@@ -1,16 +1,18 @@
-// Package ingress is how the outside reaches services: hostnames and paths,
-// the table made of them, and the process that serves it. That process is one
-// of its own: it goes on while the server is down or replaced, keeps the last
-// table it was given, and answers the DNS questions of the containers.
 package ingress
 
 import (
-	"context"
+	"fmt"
 	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
-	"slipway/access"
-	"slipway/db"
+	"github.com/google/uuid"
+	"golang.org/x/net/idna"
+
 	"slipway/project"
 )
 
@@ -40,144 +42,165 @@ type Path struct {
 	DefaultPage bool
 }
 
-// Ingresses is the front door.
-type Ingresses struct {
-	db       *db.DB
-	projects *project.Projects
-	domain   string
+// Bounds of what an ingress holds.
+const (
+	maxPaths    = 100
+	maxPathSize = 1024
+	maxURLSize  = 2048
+)
+
+// Hostname gives the form in which a hostname is stored and compared: lower
+// case, ASCII, without a dot at the end. A bad one is a *project.Invalid at
+// "hostname".
+func Hostname(s string) (string, error) {
+	bad := &project.Invalid{}
+	if s == "" {
+		bad.Add("hostname", "required", "a hostname is needed")
+		return "", bad
+	}
+	h := strings.TrimSuffix(s, ".")
+	if len(h) > 1000 || !utf8.ValidString(h) {
+		bad.Add("hostname", "format", "is no hostname")
+		return "", bad
+	}
+	h, err := profile().ToASCII(h)
+	if err != nil {
+		bad.Add("hostname", "format", fmt.Sprintf("%q is no hostname", short(s, 80)))
+		return "", bad
+	}
+	if _, err := netip.ParseAddr(h); err == nil || numeric(h) {
+		bad.Add("hostname", "format", "an address is no hostname; a name is needed")
+		return "", bad
+	}
+	return h, nil
 }
 
-// New makes the front door; domain is that of the default ingresses.
-func New(d *db.DB, p *project.Projects, domain string) *Ingresses { return &Ingresses{d, p, domain} }
-
-// Create makes an ingress; a hostname that a project has is
-// errdefs.ErrAlreadyExists.
-func (i *Ingresses) Create(ctx context.Context, by access.Actor, id project.ID, hostname string, paths []Path) (Ingress, error) {
-	panic("unwritten")
+// profile is how browsers look names up, with the strict rules for letters and
+// lengths.
+func profile() *idna.Profile {
+	return idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
 }
 
-// Get finds one.
-func (i *Ingresses) Get(ctx context.Context, by access.Actor, id ID) (Ingress, error) {
-	panic("unwritten")
+// numeric tells whether the last label is a number: browsers take such a name
+// for an IPv4 address.
+func numeric(h string) bool {
+	last := h[strings.LastIndexByte(h, '.')+1:]
+	_, err := strconv.ParseUint(last, 0, 64)
+	return err == nil
 }
 
-// Filter is what List selects.
-type Filter struct {
-	Project  project.ID
-	Hostname string // part of it
-	Service  string
+// ValidatePaths finds everything that is wrong with the paths of an ingress,
+// as a *project.Invalid with paths like "paths.0.path", or nil.
+func ValidatePaths(paths []Path) error {
+	bad := &project.Invalid{}
+	switch {
+	case len(paths) == 0:
+		bad.Add("paths", "required", "at least one path is needed")
+	case len(paths) > maxPaths:
+		bad.Add("paths", "maximum", fmt.Sprintf("at most %d paths", maxPaths))
+		return bad
+	}
+	seen := map[string]int{}
+	for i, p := range paths {
+		at := fmt.Sprintf("paths.%d", i)
+		if kind, msg := badPath(p.Path); kind != "" {
+			bad.Add(at+".path", kind, msg)
+		} else if j, ok := seen[trimPath(p.Path)]; ok {
+			bad.Add(at+".path", "conflict", fmt.Sprintf("is the same as paths.%d.path", j))
+		} else {
+			seen[trimPath(p.Path)] = i
+		}
+		badTarget(bad, at, p)
+	}
+	return bad.Err()
 }
 
-// List lists those the actor sees, oldest first. The default ingress of a
-// project is made when it is first looked for.
-func (i *Ingresses) List(ctx context.Context, by access.Actor, f Filter) ([]Ingress, error) {
-	panic("unwritten")
+func badPath(p string) (kind, message string) {
+	switch {
+	case p == "":
+		return "required", "a path is needed"
+	case len(p) > maxPathSize:
+		return "maximum", fmt.Sprintf("at most %d bytes", maxPathSize)
+	case p[0] != '/':
+		return "format", "must begin with /"
+	case !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl):
+		return "format", "control characters are not allowed"
+	case strings.ContainsAny(p, "?#\\"):
+		return "format", "?, # and \\ are not allowed"
+	}
+	for seg := range strings.SplitSeq(strings.TrimPrefix(trimPath(p), "/"), "/") {
+		if seg == "." || seg == ".." || seg == "" && p != "/" {
+			return "format", "empty, . and .. segments are not allowed"
+		}
+	}
+	return "", ""
 }
 
-// SetPaths replaces the paths.
-func (i *Ingresses) SetPaths(ctx context.Context, by access.Actor, id ID, paths []Path) (Ingress, error) {
-	panic("unwritten")
+func badTarget(bad *project.Invalid, at string, p Path) {
+	n := 0
+	if p.Service != "" || p.Port != "" {
+		n++
+		if uuid.Validate(p.Service) != nil || len(p.Service) != 36 {
+			bad.Add(at+".service", "format", "must be the UUID of a service")
+		}
+		if _, err := tcpPort(p.Port); err != nil {
+			bad.Add(at+".port", "format", err.Error())
+		}
+	}
+	if p.URL != "" {
+		n++
+		if msg := badURL(p.URL); msg != "" {
+			bad.Add(at+".url", "format", msg)
+		}
+	}
+	if p.DefaultPage {
+		n++
+	}
+	if n != 1 {
+		bad.Add(at+".target", "required", "exactly one target is needed: a service with its port, a URL, or the default page")
+	}
 }
 
-// Delete removes one; the default one is errdefs.ErrFailedPrecondition.
-func (i *Ingresses) Delete(ctx context.Context, by access.Actor, id ID) error { panic("unwritten") }
-
-// All lists every ingress without asking who, for Build.
-func (i *Ingresses) All(ctx context.Context) ([]Ingress, error) { panic("unwritten") }
-
-// Endpoint is a running instance of a service.
-type Endpoint struct {
-	Service string // UUID
-	Name    string // of the service
-	Addr    netip.Addr
-	Ports   []Port
+func badURL(s string) string {
+	if len(s) > maxURLSize {
+		return fmt.Sprintf("at most %d bytes", maxURLSize)
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":
+		return "must be an http or https URL with a host"
+	case u.User != nil:
+		return "a URL with a login is not allowed"
+	}
+	return ""
 }
 
-// Port is a port that a service offers: Public to others of its project,
-// Target in the container.
-type Port struct {
-	Public, Target uint16
-	Protocol       string // tcp, udp
+// tcpPort reads "8080/tcp".
+func tcpPort(s string) (uint16, error) {
+	num, proto, _ := strings.Cut(s, "/")
+	n, err := strconv.ParseUint(num, 10, 16)
+	if err != nil || n == 0 || proto != "tcp" {
+		return 0, fmt.Errorf("must be a port from 1 to 65535 and tcp, as in 8080/tcp")
+	}
+	return uint16(n), nil
 }
 
-// Table is all that the ingress process knows. It is replaced whole.
-type Table struct {
-	Version int64           // grows
-	Hosts   map[string]Host // by hostname
-	Zones   []Zone
+// trimPath gives the form in which paths are compared: no slash at the end but
+// for the root.
+func trimPath(p string) string {
+	if t := strings.TrimRight(p, "/"); t != "" {
+		return t
+	}
+	return "/"
 }
 
-// Host is one hostname.
-type Host struct {
-	Project string
-	Routes  []Route // longest path first
+// short cuts a text that goes into a message or a log line.
+func short(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
 }
-
-// Route leads a path prefix to backends.
-type Route struct {
-	Path     string
-	Backends []netip.AddrPort // none: 503
-	Why      string           // what the 503 says
-	Redirect string
-	Page     bool
-	Service  string
-}
-
-// Zone answers the DNS questions of one network.
-type Zone struct {
-	Network string
-	Listen  netip.Addr
-	Prefix  netip.Prefix
-	Names   map[string][]netip.Addr
-}
-
-// Network is a network that needs a zone.
-type Network struct {
-	Name    string
-	Gateway netip.Addr
-	Prefix  netip.Prefix
-}
-
-// Build makes the table. It is pure. endpoints are by project, names lists for
-// each network what resolves in it.
-func Build(version int64, all []Ingress, endpoints map[project.ID][]Endpoint, networks []Network, names map[string]map[string][]netip.Addr) Table {
-	panic("unwritten")
-}
-
-// Router takes a whole table, every time.
-type Router interface {
-	Set(ctx context.Context, t Table) error
-}
-
-// Config is how the process is started.
-type Config struct {
-	Program string // path of this program, started as "slipway ingress ..."
-	DataDir string
-	RunDir  string // of its socket; short
-	HTTP    string // listen address, "" is off
-	HTTPS   string
-	Log     string // its log file
-}
-
-// Process starts the ingress process, or takes over the one that runs, and
-// keeps it running. It is the Router of the local engine.
-type Process struct{}
-
-// Start gives a Process when its listeners are open. A port that is taken is
-// an error that names the port.
-func Start(ctx context.Context, cfg Config) (*Process, error) { panic("unwritten") }
-
-// Set gives it a table; it is served when Set returns.
-func (p *Process) Set(ctx context.Context, t Table) error { panic("unwritten") }
-
-// Addrs are the addresses of the listeners.
-func (p *Process) Addrs() (http, https string) { panic("unwritten") }
-
-// Close lets the process run; Stop ends it.
-func (p *Process) Close() error { panic("unwritten") }
-
-// Stop ends the process.
-func (p *Process) Stop(ctx context.Context) error { panic("unwritten") }
-
-// Main is the ingress process itself; it gives the exit code.
-func Main(args []string) int { panic("unwritten") }

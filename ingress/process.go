@@ -1,0 +1,503 @@
+package ingress
+
+import (
+	"bufio"
+	"context"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"slipway/crash"
+)
+
+// Router takes a whole table, every time.
+type Router interface {
+	Set(ctx context.Context, t Table) error
+}
+
+// Config is how the process is started.
+type Config struct {
+	Program string // path of this program, started as "slipway ingress ..."
+	DataDir string // its own: last table, private CA, lock
+	RunDir  string // of its socket; short
+	HTTP    string // listen address, "" is off
+	HTTPS   string
+	Log     string // its log file; "" is ingress.log in DataDir
+	// TrustedProxies may say in X-Forwarded headers whom they speak for.
+	TrustedProxies []netip.Prefix
+	// Drain is how long a replaced process lets requests and WebSockets finish;
+	// 0 is 10 minutes.
+	Drain time.Duration
+
+	build string   // identity of Program, "" is found out
+	extra []string // more arguments, for tests
+}
+
+// Process starts the ingress process, or takes over the one that runs, and
+// keeps it running. It is the Router of the local engine.
+type Process struct {
+	cfg    Config
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+
+	setting sync.Mutex // one Set at a time
+
+	mu       sync.Mutex
+	last     *Table
+	now      response // of the process that serves
+	children []int    // to be reaped
+	closed   bool
+}
+
+// Bounds of waiting for the process.
+const (
+	startTimeout = 10 * time.Second
+	reviveFirst  = 50 * time.Millisecond
+	reviveMax    = time.Second
+	pollEvery    = 20 * time.Millisecond
+)
+
+// Start gives a Process when its listeners are open. One that runs is taken
+// over if it is of the same program and listens where it should, else followed
+// by a new one without a gap. A port that is taken is an error that names the
+// port.
+func Start(ctx context.Context, cfg Config) (*Process, error) {
+	var err error
+	for _, p := range []*string{&cfg.Program, &cfg.DataDir, &cfg.RunDir} {
+		if *p, err = filepath.Abs(*p); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Log == "" {
+		cfg.Log = filepath.Join(cfg.DataDir, "ingress.log")
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(cfg.Log), 0o700), os.MkdirAll(cfg.RunDir, 0o700)); err != nil {
+		return nil, fmt.Errorf("ingress: %w", err)
+	}
+	if n := len(socketPath(cfg.RunDir)) + len(".4194304"); n > 107 {
+		return nil, fmt.Errorf("ingress: the run dir %s is too long a path for a socket", cfg.RunDir)
+	}
+	if cfg.build == "" {
+		cfg.build = buildID(cfg.Program)
+	}
+	p := &Process{cfg: cfg, log: slog.Default().With("room", "ingress"), done: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*startTimeout, errors.New("the ingress process did not start in time"))
+	defer cancel()
+	if err := p.ensure(ctx); err != nil {
+		p.cancel(nil)
+		return nil, err
+	}
+	go p.supervise()
+	return p, nil
+}
+
+var errClosed = errors.New("the ingress is closed")
+
+// ensure makes a process of our build serve.
+func (p *Process) ensure(ctx context.Context) error {
+	r, err := p.hello(ctx)
+	switch {
+	case err != nil:
+		err = p.spawn(ctx, false)
+	case r.V == protocol && r.Build == p.cfg.build && r.Want == [2]string{p.cfg.HTTP, p.cfg.HTTPS}:
+		p.log.Info("taken over", "pid", r.PID)
+	default:
+		p.log.Info("replacing the process", "pid", r.PID, "build", r.Build)
+		err = p.spawn(ctx, true)
+	}
+	if errors.Is(err, errLocked) { // it is just starting, or just ending
+		err = p.afterLocked(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if r, err = p.hello(ctx); err != nil {
+		return fmt.Errorf("ingress process: %w", err)
+	}
+	p.mu.Lock()
+	p.now = r
+	p.mu.Unlock()
+	return nil
+}
+
+// afterLocked waits until the other process answers or is gone.
+func (p *Process) afterLocked(ctx context.Context) error {
+	t := time.NewTicker(5 * pollEvery)
+	defer t.Stop()
+	for {
+		if _, err := p.hello(ctx); err == nil {
+			return nil
+		}
+		if err := p.spawn(ctx, false); !errors.Is(err, errLocked) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w, and does not answer: %w", errLocked, context.Cause(ctx))
+		case <-t.C:
+		}
+	}
+}
+
+func (p *Process) hello(ctx context.Context) (response, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Second, errors.New("the ingress process does not answer"))
+	defer cancel()
+	return ask(ctx, p.cfg.RunDir, request{Op: "hello"})
+}
+
+// spawn starts a process that outlives this one, and waits until it serves.
+func (p *Process) spawn(ctx context.Context, successor bool) error {
+	out, err := os.OpenFile(p.cfg.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return fmt.Errorf("ingress: %w", err)
+	}
+	defer out.Close()
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	// not CommandContext: it must not end with us
+	cmd := exec.Command(p.cfg.Program, p.args(successor)...)
+	cmd.Dir = "/"
+	cmd.Env = environment()
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = out, out, []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		return fmt.Errorf("start the ingress process: %w", err)
+	}
+	pid := cmd.Process.Pid
+	_ = cmd.Process.Release()
+	p.mu.Lock()
+	p.children = append(p.children, pid)
+	p.mu.Unlock()
+	crash.At("ingress: process started")
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var s started
+	if err := json.NewDecoder(bufio.NewReader(ready)).Decode(&s); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("the ingress process ended while it started; see %s", p.cfg.Log)
+	}
+	switch {
+	case s.OK:
+		return nil
+	case s.Error == errLocked.Error():
+		return errLocked
+	}
+	return errors.New(s.Error)
+}
+
+func (p *Process) args(successor bool) []string {
+	p.mu.Lock()
+	http, https := p.cfg.HTTP, p.cfg.HTTPS
+	if !successor && p.now.HTTP != "" { // a port that was chosen stays
+		http = p.now.HTTP
+	}
+	if !successor && p.now.HTTPS != "" {
+		https = p.now.HTTPS
+	}
+	p.mu.Unlock()
+	args := []string{
+		"ingress", "--data-dir", p.cfg.DataDir, "--run-dir", p.cfg.RunDir, "--http", http, "--https", https,
+		"--want-http", p.cfg.HTTP, "--want-https", p.cfg.HTTPS,
+		"--log", p.cfg.Log, "--build", p.cfg.build, "--ready-fd", "3",
+	}
+	if successor {
+		args = append(args, "--successor")
+	}
+	if p.cfg.Drain > 0 {
+		args = append(args, "--drain", p.cfg.Drain.String())
+	}
+	if len(p.cfg.TrustedProxies) > 0 {
+		l := make([]string, len(p.cfg.TrustedProxies))
+		for i, pre := range p.cfg.TrustedProxies {
+			l[i] = pre.String()
+		}
+		args = append(args, "--trusted-proxies", strings.Join(l, ","))
+	}
+	return append(args, p.cfg.extra...)
+}
+
+// environment is little on purpose: settings of the server may be secrets.
+func environment() []string {
+	var env []string
+	for _, k := range []string{"PATH", "TZ", "TMPDIR", "GODEBUG", "GOTRACEBACK", "GOCOVERDIR", "GORACE"} {
+		if v, ok := os.LookupEnv(k); ok {
+			env = append(env, k+"="+v)
+		}
+	}
+	return env
+}
+
+// buildID tells programs apart: the linker's build id, else size and time.
+func buildID(program string) string {
+	if f, err := elf.Open(program); err == nil {
+		defer f.Close()
+		if s := f.Section(".note.go.buildid"); s != nil {
+			if b, err := s.Data(); err == nil && len(b) > 24 {
+				return strings.Trim(string(b[16:]), "\x00")
+			}
+		}
+		if s := f.Section(".note.gnu.build-id"); s != nil {
+			if b, err := s.Data(); err == nil && len(b) > 16 {
+				return hex.EncodeToString(b[16:])
+			}
+		}
+	}
+	if st, err := os.Stat(program); err == nil {
+		return fmt.Sprintf("%d-%d", st.Size(), st.ModTime().UnixNano())
+	}
+	return "unknown"
+}
+
+// supervise starts the process again when it dies.
+func (p *Process) supervise() {
+	defer close(p.done)
+	pause := reviveFirst
+	for {
+		p.watch()
+		p.reap()
+		if p.ctx.Err() != nil {
+			return
+		}
+		begun := time.Now()
+		if err := p.revive(); err != nil && p.ctx.Err() == nil {
+			p.log.Error("the ingress process is down", "error", err)
+		} else if err == nil {
+			pause = reviveFirst
+			continue
+		}
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-time.After(max(0, pause-time.Since(begun))):
+		}
+		pause = min(2*pause, reviveMax)
+	}
+}
+
+// watch returns when the process is gone, or we are.
+func (p *Process) watch() {
+	c, err := dialControl(p.ctx, p.cfg.RunDir)
+	if err != nil {
+		return
+	}
+	defer c.close()
+	if _, err := c.call(p.ctx, request{Op: "hello"}); err != nil {
+		return
+	}
+	stop := context.AfterFunc(p.ctx, c.close)
+	defer stop()
+	_, _ = c.in.ReadByte()
+}
+
+// revive starts the process again, with the last table.
+func (p *Process) revive() error {
+	ctx, cancel := context.WithTimeoutCause(p.ctx, startTimeout, errors.New("the ingress process did not start in time"))
+	defer cancel()
+	p.mu.Lock()
+	pid := p.now.PID
+	p.mu.Unlock()
+	r, err := p.hello(ctx)
+	if err != nil {
+		p.log.Warn("the ingress process is gone, starting it again", "pid", pid)
+		if err = p.spawn(ctx, false); errors.Is(err, errLocked) {
+			err = p.afterLocked(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if r, err = p.hello(ctx); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	p.now = r
+	p.mu.Unlock()
+	// it has read the last table from disk; this is for a disk that was full
+	p.setting.Lock()
+	defer p.setting.Unlock()
+	if t := p.lastTable(); t != nil {
+		_, err = ask(ctx, p.cfg.RunDir, request{Op: "set", Table: t})
+	}
+	return err
+}
+
+// reap takes the zombies of our own starts.
+func (p *Process) reap() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var left []int
+	for _, pid := range p.children {
+		if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err == nil && got == 0 {
+			left = append(left, pid)
+		}
+	}
+	p.children = left
+}
+
+func (p *Process) lastTable() *Table {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
+}
+
+// Set gives it a table; it is served when Set returns. While the process is
+// being started again Set waits for it.
+func (p *Process) Set(ctx context.Context, t Table) error {
+	p.setting.Lock()
+	defer p.setting.Unlock()
+	p.mu.Lock()
+	p.last = &t
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		return errClosed
+	}
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		r, err := ask(ctx, p.cfg.RunDir, request{Op: "set", Table: &t})
+		if err == nil {
+			crash.At("ingress: table set")
+			return nil
+		}
+		if r.Error != "" && r.Error != "this process is being replaced" || ctx.Err() != nil {
+			return fmt.Errorf("ingress table: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("ingress table: %w", context.Cause(ctx))
+		case <-p.ctx.Done():
+			return errClosed
+		case <-tick.C:
+		}
+	}
+}
+
+// Addrs are the addresses of the listeners.
+func (p *Process) Addrs() (http, https string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now.HTTP, p.now.HTTPS
+}
+
+// PID is that of the process that serves.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now.PID
+}
+
+// CA is the file of the certificate that clients have to trust for the
+// hostnames of this data dir.
+func (p *Process) CA() string { return filepath.Join(p.cfg.DataDir, caCertFile) }
+
+// Metrics asks the process for what it has counted.
+func (p *Process) Metrics(ctx context.Context) (Metrics, error) {
+	r, err := ask(ctx, p.cfg.RunDir, request{Op: "metrics"})
+	if err != nil {
+		return Metrics{}, fmt.Errorf("ingress metrics: %w", err)
+	}
+	if r.Metrics == nil {
+		return Metrics{}, errors.New("ingress metrics: none in the answer")
+	}
+	return *r.Metrics, nil
+}
+
+// Collector shows the metrics of the process to Prometheus.
+func (p *Process) Collector() prometheus.Collector {
+	return newCollector(func() (Metrics, error) {
+		ctx, cancel := context.WithTimeout(p.ctx, 2*time.Second)
+		defer cancel()
+		return p.Metrics(ctx)
+	})
+}
+
+// Close lets the process run; Stop ends it.
+func (p *Process) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel(errClosed)
+	<-p.done
+	return nil
+}
+
+// Stop ends the process and those it followed that still drain.
+func (p *Process) Stop(ctx context.Context) error {
+	_ = p.Close()
+	if err := StopRunning(ctx, p.cfg); err != nil {
+		return err
+	}
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for {
+		p.reap()
+		p.mu.Lock()
+		n := len(p.children)
+		p.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stop the ingress process: %w", context.Cause(ctx))
+		case <-t.C:
+		}
+	}
+}
+
+// StopRunning ends the ingress process of a run dir, if one runs, and waits
+// until it is gone.
+func StopRunning(ctx context.Context, cfg Config) error {
+	r, err := ask(ctx, cfg.RunDir, request{Op: "stop"})
+	if err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("stop the ingress process: %w", context.Cause(ctx))
+		}
+		return nil // nobody listens there
+	}
+	t := time.NewTicker(pollEvery)
+	defer t.Stop()
+	for !gone(r.PID) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stop the ingress process %d: %w", r.PID, context.Cause(ctx))
+		case <-t.C:
+		}
+	}
+	return nil
+}
+
+// gone tells whether a process has ended; one that waits to be reaped has.
+func gone(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, rest, ok := strings.Cut(string(b), ") ")
+	return ok && strings.HasPrefix(rest, "Z")
+}
