@@ -55,7 +55,7 @@ func forms(secrets [][]byte) [][]byte {
 		for _, how := range []jsonForm{{}, {html: true}, {ascii: true}, {slash: true}, {slash: true, ascii: true}} {
 			add(how.quote(s))
 		}
-		for _, keep := range []string{"-_.~", "-_.!~*'()", "-_.~$&+,/:;=@", "-_.*"} {
+		for _, keep := range []string{"-_.~", "-_.!~*'()", "-_.~$&+,/:;=@", "-_.~$&+=:@", "-_.*"} {
 			for _, upper := range []bool{true, false} {
 				add(percent(s, keep, upper, false))
 				add(percent(s, keep, upper, true))

@@ -154,6 +154,9 @@ func (m *Masker) keep(rest []byte) {
 // find gives the first place from at on and before stop where a word begins,
 // and the length of the longest one there; 0 if there is none.
 func (t *table) find(b []byte, at, stop int) (int, int) {
+	if t.min < 6 {
+		return t.each(b, at, stop)
+	}
 	for end := at + t.min; end <= len(b); {
 		if s := t.shift[hash(b[end-block:end])]; s > 0 {
 			end += int(s)
@@ -163,16 +166,39 @@ func (t *table) find(b []byte, at, stop int) (int, int) {
 		if i >= stop {
 			break
 		}
-		if k := uint16(b[i])<<8 | uint16(b[i+1]); t.pair[k>>6]&(1<<(k&63)) != 0 {
-			for _, p := range t.ends[hash(b[end-block:end])] {
-				if bytes.HasPrefix(b[i:], p) {
-					return i, len(p)
-				}
+		if k := two(b[i:]); t.pair[k>>6]&(1<<(k&63)) != 0 {
+			if n := t.word(b[i:]); n > 0 {
+				return i, n
 			}
 		}
 		end++
 	}
 	return 0, 0
+}
+
+// each is find where the shortest word is so short that nothing can be skipped.
+func (t *table) each(b []byte, at, stop int) (int, int) {
+	stop = min(stop, len(b)-t.min+1)
+	for i := at; i < stop; i++ {
+		k := two(b[i:])
+		if t.pair[k>>6]&(1<<(k&63)) == 0 || t.shift[hash(b[i+t.min-block:])] > 0 {
+			continue
+		}
+		if n := t.word(b[i:]); n > 0 {
+			return i, n
+		}
+	}
+	return 0, 0
+}
+
+// word is the length of the longest word that b begins with.
+func (t *table) word(b []byte) int {
+	for _, p := range t.ends[hash(b[t.min-block:])] {
+		if bytes.HasPrefix(b, p) {
+			return len(p)
+		}
+	}
+	return 0
 }
 
 // hold gives the first place in b from where on all of it may be the beginning
