@@ -1,6 +1,15 @@
-// Package pipeline is work that ends: pipelines of actions, their executions,
-// the pure decisions about them (Next, Admit) and the Runner.
 package pipeline
+
+import (
+	"encoding/json"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"slipway/engine"
+	"slipway/project"
+)
 
 // ID is the server-wide number of a pipeline.
 type ID int64
@@ -10,6 +19,17 @@ type ActionID int64
 
 // ExecutionID is the UUID of an execution.
 type ExecutionID string
+
+// Owner is who the file system of a pipeline belongs to in the engine.
+func (i ID) Owner() engine.Owner {
+	return engine.Owner("pipeline/" + strconv.FormatInt(int64(i), 10))
+}
+
+// Volume is the file system of a pipeline.
+func (i ID) Volume() string { return "fs-" + strconv.FormatInt(int64(i), 10) }
+
+// Owner is who the runs of an execution belong to in the engine.
+func (i ExecutionID) Owner() engine.Owner { return engine.Owner("execution/" + string(i)) }
 
 // Status is a state of an execution or of one of its actions.
 type Status string
@@ -27,10 +47,261 @@ const (
 	NotExecuted Status = "NOT_EXECUTED"
 )
 
-// Ended is the data of event.ExecutionStarted and event.ExecutionFinished.
-type Ended struct {
-	Execution ExecutionID `json:"execution"`
-	Pipeline  ID          `json:"pipeline"`
-	Number    int64       `json:"number"`
-	Status    Status      `json:"status"`
+// Ended tells whether nothing will happen any more.
+func (s Status) Ended() bool {
+	switch s {
+	case Successful, Failed, Terminated, Skipped, NotExecuted:
+		return true
+	}
+	return false
+}
+
+// Priority orders executions that wait.
+type Priority string
+
+// Priorities; "" is Normal.
+const (
+	Low    Priority = "LOW"
+	Normal Priority = "NORMAL"
+	High   Priority = "HIGH"
+)
+
+// Event kinds that a pipeline may ask for. A push starts by EventPush and
+// EventCreateRef; the others are stored.
+const (
+	EventPush        = "PUSH"
+	EventCreateRef   = "CREATE_REF"
+	EventDeleteRef   = "DELETE_REF"
+	EventPullRequest = "PULL_REQUEST"
+	EventSchedule    = "SCHEDULE"
+	EventWebhook     = "WEBHOOK"
+	EventEmail       = "EMAIL"
+)
+
+// EventRule is one thing that starts a pipeline.
+type EventRule struct {
+	Type     string
+	Refs     []string
+	Events   []string // of pull requests
+	Branches []string
+	// Rest holds the members that only the dialect knows (cron, timezone,
+	// totp, prefix...), as sent.
+	Rest json.RawMessage
+}
+
+// Pipeline is a list of actions and what starts them.
+type Pipeline struct {
+	ID         ID
+	Project    project.ID
+	Workspace  string // UUID
+	Name       string
+	Identifier string // unique in the project; made from the name
+	Created    time.Time
+	CreatedBy  int64
+
+	On         string // CLICK, EVENT, SCHEDULE as given, or "": derived (Trigger)
+	Refs       []string
+	Events     []EventRule
+	Conditions []Condition
+	Priority   Priority
+	Disabled   bool
+	Reason     string // why it is disabled
+
+	FromScratch        bool // every run begins with an empty file system
+	ClearCache         bool // every run begins without what earlier runs left
+	NoSkip             bool // a newer waiting run does not replace older ones
+	Concurrent         bool
+	CommentRequired    bool
+	CloneDepth         int // commits; 0 is all
+	FetchAllRefs       bool
+	GitConfigRef       string // NONE, FIXED, DYNAMIC
+	DefinitionSource   string // LOCAL, REMOTE
+	CPU                string // X64, ARM
+	Worker             string
+	CacheScope         string // PIPELINE, PROJECT, WORKSPACE
+	Loop               []string
+	Permissions        *Permissions
+	VariablesByYAML    bool
+	PermissionsByYAML  bool
+	MessageTemplate    string
+	GitChangesetBase   string
+	FilesChangesetBase string
+	PauseAfterFailures int
+	PauseAfterGiven    bool // PauseAfterFailures was given
+
+	Variables []Variable
+	// Attrs holds what one dialect knows and no rule reads, keyed by dialect.
+	Attrs map[string]json.RawMessage
+
+	// Read only.
+	LastStatus   Status // of the last execution; Initial without one
+	LastRevision string // of the last successful execution
+}
+
+// Trigger is what starts the pipeline in one word: SCHEDULE, EVENT or CLICK.
+func (p Pipeline) Trigger() string {
+	if p.On != "" {
+		return p.On
+	}
+	on := "CLICK"
+	for _, e := range p.Events {
+		if e.Type == EventSchedule {
+			return "SCHEDULE"
+		}
+		on = "EVENT"
+	}
+	return on
+}
+
+// Condition must hold for a pipeline or an action to run.
+type Condition struct {
+	Kind     string
+	Paths    []string
+	Key      string
+	Value    string
+	Hours    []int
+	Days     []int
+	Timezone string
+	Project  string
+	Pipeline string
+	User     string
+	Group    string
+}
+
+// Permissions narrow what members may do with a pipeline or an action.
+type Permissions struct {
+	Others string
+	Users  []Grant
+	Groups []Grant
+}
+
+// Grant is the right of one user or group.
+type Grant struct {
+	ID    int64
+	Level string
+}
+
+// Empty tells whether the permissions change nothing.
+func (p *Permissions) Empty() bool {
+	return p == nil || (p.Others == "" || p.Others == "DEFAULT") && len(p.Users) == 0 && len(p.Groups) == 0
+}
+
+// Variable is a value that is written into a pipeline, an action or the start
+// of an execution.
+type Variable struct {
+	Key         string
+	Value       string // secret.Encrypted when it is read through the front door and is secret
+	Type        string // "" is VAR
+	Description string
+	Encrypted   bool
+
+	Settable        bool
+	RunOnlySettable bool
+	InitPath        string
+	Defaults        string
+	FilePlace       string // NONE or CONTAINER
+	FilePath        string
+	FileMode        string
+	Password        string
+	Passphrase      string
+	KeyIdentifier   string
+}
+
+// Secret tells whether the value must not be shown.
+func (v Variable) Secret() bool { return v.Encrypted || v.Type == "SSH_KEY" || v.Type == "GPG_KEY" }
+
+var variableTypes = map[string]bool{
+	"": true, "VAR": true, "FILE": true, "SSH_KEY": true, "SSH_PUBLIC_KEY": true, "GPG_KEY": true,
+	"IOS_KEYCHAIN": true, "IOS_PROVISION_PROFILES": true,
+}
+
+var variableKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func validateVariables(vs []Variable, path string, inv *project.Invalid) {
+	for i, v := range vs {
+		at := path + "." + strconv.Itoa(i)
+		switch {
+		case v.Key == "":
+			inv.Add(at+".key", "required", "is required")
+		case !variableKey.MatchString(v.Key):
+			inv.Add(at+".key", "format", "must be letters, digits and _, not beginning with a digit")
+		}
+		if !variableTypes[v.Type] {
+			inv.Add(at+".type", "enum", "is not a type of variable")
+		}
+	}
+}
+
+// Validate notes every bad field in inv.
+func (p Pipeline) Validate(inv *project.Invalid) {
+	switch {
+	case strings.TrimSpace(p.Name) == "":
+		inv.Add("name", "required", "is required")
+	case len(p.Name) > 200:
+		inv.Add("name", "maximum", "must have at most 200 bytes")
+	}
+	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")
+	oneOf(inv, "priority", string(p.Priority), "", "LOW", "NORMAL", "HIGH")
+	oneOf(inv, "git_config_ref", p.GitConfigRef, "", "NONE", "FIXED", "DYNAMIC")
+	oneOf(inv, "definition_source", p.DefinitionSource, "", "LOCAL", "REMOTE")
+	oneOf(inv, "cpu", p.CPU, "", "X64", "ARM")
+	oneOf(inv, "cache_scope", p.CacheScope, "", "PIPELINE", "PROJECT", "WORKSPACE")
+	if p.CloneDepth < 0 {
+		inv.Add("clone_depth", "minimum", "must not be negative")
+	}
+	for i, e := range p.Events {
+		oneOf(inv, "events."+strconv.Itoa(i)+".type", e.Type, EventPush, EventCreateRef, EventDeleteRef,
+			EventPullRequest, EventSchedule, EventWebhook, EventEmail)
+	}
+	validateConditions(p.Conditions, inv)
+	validatePermissions(p.Permissions, inv)
+	validateVariables(p.Variables, "variables", inv)
+}
+
+func oneOf(inv *project.Invalid, path, v string, words ...string) {
+	for _, w := range words {
+		if v == w {
+			return
+		}
+	}
+	var known []string
+	for _, w := range words {
+		if w != "" {
+			known = append(known, w)
+		}
+	}
+	inv.Add(path, "enum", "must be one of "+strings.Join(known, ", "))
+}
+
+func validateConditions(cs []Condition, inv *project.Invalid) {
+	for i, c := range cs {
+		at := "trigger_conditions." + strconv.Itoa(i)
+		oneOf(inv, at+".trigger_condition", c.Kind, "ALWAYS", "ON_CHANGE", "ON_CHANGE_AT_PATH", "VAR_IS", "VAR_IS_NOT",
+			"VAR_CONTAINS", "VAR_NOT_CONTAINS", "DATETIME", "SUCCESS_PIPELINE", "TRIGGERING_USER_IS",
+			"TRIGGERING_USER_IS_NOT", "TRIGGERING_USER_IS_IN_GROUP", "TRIGGERING_USER_IS_NOT_IN_GROUP")
+		for _, d := range c.Days {
+			if d < 1 || d > 7 {
+				inv.Add(at+".trigger_days", "maximum", "days are 1 to 7")
+			}
+		}
+		for _, h := range c.Hours {
+			if h < 0 || h > 23 {
+				inv.Add(at+".trigger_hours", "maximum", "hours are 0 to 23")
+			}
+		}
+	}
+}
+
+func validatePermissions(p *Permissions, inv *project.Invalid) {
+	if p == nil {
+		return
+	}
+	levels := []string{"", "DEFAULT", "DENIED", "ALLOWED", "READ_ONLY", "RUN_ONLY", "READ_WRITE"}
+	oneOf(inv, "permissions.others", p.Others, levels...)
+	for i, g := range p.Users {
+		oneOf(inv, "permissions.users."+strconv.Itoa(i)+".access_level", g.Level, levels...)
+	}
+	for i, g := range p.Groups {
+		oneOf(inv, "permissions.groups."+strconv.Itoa(i)+".access_level", g.Level, levels...)
+	}
 }

@@ -1,0 +1,457 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/engine"
+	"slipway/image"
+	"slipway/logs"
+	"slipway/logs/segment"
+	"slipway/secret"
+)
+
+// do runs one step to its end, or attaches to it. It gives no error: whatever
+// went wrong is a result with a message for the user.
+func (h *handling) do(ctx context.Context, i int) settled {
+	s := h.x.Steps[i]
+	h.mask = nil
+	res, tags, err := h.try(ctx, s)
+	mask := segment.NewMasker(h.mask)
+	switch {
+	case err == nil:
+	case errors.Is(context.Cause(ctx), errCancelled):
+		res = Result{Status: Terminated, Code: -1, Error: "cancelled"}
+	default:
+		var fatal *fatalError
+		res = Result{Status: Failed, Code: -1, Error: err.Error(), Final: errors.As(err, &fatal)}
+		h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", string(mask.Line([]byte(err.Error()))))
+		if context.Cause(ctx) == nil {
+			_ = h.p.logs.Append(h.p.logs.Action(string(h.x.ID), s.ID), mask, err.Error())
+		}
+	}
+	res.Error = string(mask.Line([]byte(res.Error)))
+	return settled{step: i, result: res, tags: tags}
+}
+
+// fatalError is a reason that another try would meet again.
+type fatalError struct{ error }
+
+func (e *fatalError) Unwrap() error { return e.error }
+
+func fatal(format string, a ...any) error { return &fatalError{fmt.Errorf(format, a...)} }
+
+func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string, error) {
+	log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID), flushed: time.Now()}
+	if err := h.check(s); err != nil {
+		return Result{}, nil, err
+	}
+	if !h.x.prepared {
+		if err := h.p.room(); err != nil {
+			return Result{}, nil, fmt.Errorf("no new work is taken: %w", err)
+		}
+		// What an earlier look at this run left of these lines is written anew.
+		if s.Attempt == 1 {
+			if err := h.p.logs.Remove(log.dir); err != nil {
+				return Result{}, nil, fmt.Errorf("open the log: %w", err)
+			}
+		}
+		for _, n := range pipelineNotes(h.x.Frozen) {
+			log.say("Note: " + n)
+		}
+		for _, n := range notes(h.x.Frozen, s.Action) {
+			log.say("Note: " + n)
+		}
+		err := h.prepare(ctx, log.say)
+		log.flush()
+		if err = errors.Join(err, log.err); err != nil {
+			return Result{}, nil, err
+		}
+	} else if s.Attempt == 1 {
+		h.note(ctx, log, notes(h.x.Frozen, s.Action))
+	} else if s.Tries > 0 {
+		h.note(ctx, log, []string{fmt.Sprintf("try %d of %d", s.Tries+1, s.Action.Retries+1)})
+	}
+	if log.err != nil {
+		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
+	}
+	v, err := h.values(ctx, s)
+	if err != nil {
+		return Result{}, nil, err
+	}
+	defer func() { h.mask = v.mask }()
+	if s.Action.Build != nil {
+		return h.build(ctx, s, v, log)
+	}
+	res, err := h.run(ctx, s, v, log)
+	return res, nil, err
+}
+
+// check finds what this version does not obey.
+func (h *handling) check(s ActionExecution) error {
+	if l := unsupported(s.Action); len(l) > 0 {
+		return fatal("action %q has fields that this version of Slipway stores but does not obey: %s; remove them, or set them to their defaults",
+			s.Action.Name, strings.Join(l, ", "))
+	}
+	if l := unsupportedPipeline(h.x.Frozen); len(l) > 0 {
+		return fatal("pipeline %q has fields that this version of Slipway stores but does not obey: %s; remove them, or set them to their defaults",
+			h.x.Frozen.Name, strings.Join(l, ", "))
+	}
+	return nil
+}
+
+// note writes lines before the container's own, unless they are there already
+// because this is a second look.
+func (h *handling) note(ctx context.Context, log *lines, l []string) {
+	if len(l) == 0 {
+		return
+	}
+	for i := range l {
+		l[i] = "Note: " + l[i]
+	}
+	have, _, err := h.p.logs.Read(ctx, log.dir, logs.Query{Tail: 64})
+	if err != nil {
+		log.err = err
+		return
+	}
+	for _, n := range l {
+		if !slices.ContainsFunc(have, func(l logs.Line) bool { return l.Text == n }) {
+			log.pending = append(log.pending, n)
+		}
+	}
+	log.flush()
+}
+
+// values gathers the variables of a step, narrower ones winning.
+func (h *handling) values(ctx context.Context, s ActionExecution) (*values, error) {
+	x, v := h.x, newValues()
+	user := access.User{}
+	if x.By != 0 {
+		var err error
+		if user, err = h.p.access.User(ctx, x.By); err != nil && !errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("find who started the execution: %w", err)
+		}
+	}
+	a := about{
+		Domain: h.project.Domain, Project: h.project.Name, InvokerName: user.Name, Email: user.Email,
+		URL: fmt.Sprintf("%s/ui/%s/%s/pipelines/%d/executions/%d", h.p.cfg.PublicURL, h.project.Domain, h.project.Name, x.Pipeline, x.Number),
+	}
+	if a.InvokerName == "" {
+		a.InvokerName = user.Username
+	}
+	for _, t := range x.Steps[:s.Index] {
+		if t.Digest != "" && t.Status == Successful {
+			a.LastBuild = t
+		}
+	}
+	for _, d := range defaults(x, s, a) {
+		v.set(d[0], d[1], false)
+	}
+	stored, err := h.p.secrets.Effective(ctx, secret.Scope{
+		Workspace: x.Workspace, Project: x.Project, Pipeline: int64(x.Pipeline), Action: int64(s.Action.ID),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the variables: %w", err)
+	}
+	narrow := func(w secret.Variable) bool { return w.Scope.Action != 0 }
+	for _, w := range stored {
+		if !narrow(w) {
+			v.stored(w)
+		}
+	}
+	inline := func(vs []Variable, table, row string, key any) error {
+		if len(vs) == 0 {
+			return nil
+		}
+		var hidden map[string]string
+		err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) { hidden, err = h.p.unseal(tx, table, row, key); return err })
+		if err != nil {
+			return err
+		}
+		for _, w := range vs {
+			if w.Value == secret.Encrypted {
+				value, ok := hidden["variables."+w.Key]
+				if !ok {
+					return fatal("the value of the variable %s is gone: it was changed after the execution started", w.Key)
+				}
+				w.Value = value
+			} else {
+				w.Value = v.expand(w.Value)
+			}
+			v.inline(w)
+		}
+		return nil
+	}
+	if err := inline(x.Frozen.Variables, "pipelines", x.Pipeline.row(), int64(x.Pipeline)); err != nil {
+		return nil, err
+	}
+	if err := inline(x.Variables, "executions", x.ID.row(), x.ID); err != nil {
+		return nil, err
+	}
+	for _, w := range stored {
+		if narrow(w) {
+			v.stored(w)
+		}
+	}
+	return v, inline(s.Action.Variables, "actions", s.Action.ID.row(), int64(s.Action.ID))
+}
+
+// logins are what to say to registries: the action's own first, then those of
+// the project. Their passwords are masked from here on.
+func (h *handling) logins(ctx context.Context, s ActionExecution, v *values) ([]engine.Login, error) {
+	r := *s.Action.registry()
+	if r.Password == secret.Encrypted {
+		var hidden map[string]string
+		err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) {
+			hidden, err = h.p.unseal(tx, "actions", s.Action.ID.row(), int64(s.Action.ID))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if r.Password = hidden["password"]; r.Password == "" {
+			return nil, fatal("the registry password of action %q is gone: it was changed after the execution started", s.Action.Name)
+		}
+	}
+	l := r.login(v)
+	stored, err := h.p.secrets.OpenLogins(ctx, h.x.Project)
+	if err != nil {
+		return nil, fmt.Errorf("read the registry logins of the project: %w", err)
+	}
+	for _, w := range stored {
+		if !slices.ContainsFunc(l, func(have engine.Login) bool { return have.Host == w.Host && have.Username != "" }) {
+			l = append(l, engine.Login{Host: w.Host, Username: w.Username, Password: w.Password})
+		}
+	}
+	for _, w := range l {
+		v.hide(w.Password)
+	}
+	return l, nil
+}
+
+// given finds the image that an earlier build made.
+func (h *handling) given(ctx context.Context, s ActionExecution, from ImageFrom) (string, error) {
+	for _, t := range slices.Backward(h.x.Steps[:s.Index]) {
+		switch b := t.Action; {
+		case b.Build == nil, from.ID != 0 && b.ID != from.ID, from.ID == 0 && from.Name != "" && b.Name != from.Name:
+			continue
+		}
+		if t.Status == Successful && t.Digest != "" {
+			return t.Digest, nil
+		}
+		return h.lastBuilt(ctx, t.Action.ID, t.Action.Name)
+	}
+	switch {
+	case from.ID != 0: // a later action, or one that is no longer there
+		return h.lastBuilt(ctx, from.ID, fmt.Sprint(from.ID))
+	case from.Name != "":
+		return "", fatal("use_image_from_action: there is no build action %q before this one", from.Name)
+	}
+	return "", fatal("use_image_from_action: there is no build action before this one")
+}
+
+// lastBuilt is the result of an action's last success in this pipeline.
+func (h *handling) lastBuilt(ctx context.Context, id ActionID, name string) (string, error) {
+	var digest string
+	err := h.p.db.Read(ctx, func(tx *db.Tx) error {
+		err := tx.QueryRow(`SELECT s.digest FROM action_executions s JOIN executions e ON e.id = s.execution
+			WHERE s.action = ? AND e.pipeline = ? AND s.status = 'SUCCESSFUL' AND s.digest <> ''
+			ORDER BY s.started DESC LIMIT 1`, id, h.x.Pipeline).Scan(&digest)
+		return db.NotFound(err, "image")
+	})
+	if errdefs.IsNotFound(err) {
+		return "", fatal("use_image_from_action: the build action %q was not run in this execution and never succeeded before: run it first", name)
+	}
+	if err != nil {
+		return "", err
+	}
+	if _, err := h.eng.Images().Inspect(ctx, digest, ""); err != nil {
+		return "", fatal("use_image_from_action: the image that the build action %q made last (%s) is no longer kept: run that action again: %w",
+			name, digest, err)
+	}
+	return digest, nil
+}
+
+// run runs a container.
+func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *lines) (Result, error) {
+	r, x := *s.Action.Run, h.x
+	logins, err := h.logins(ctx, s, v)
+	if err != nil {
+		return Result{}, err
+	}
+	ref := "the image of the build action"
+	digest := ""
+	if from := s.Action.imageFrom(); from != nil {
+		digest, err = h.given(ctx, s, *from)
+	} else {
+		ref = r.ref(h.project.Domain, v)
+		digest, err = h.resolve(ctx, ref, logins, log)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	mounts, dir, err := r.mounts(x.Pipeline.Volume(), h.project.Name, v)
+	if err != nil {
+		return Result{}, &fatalError{err}
+	}
+	entrypoint, command, shell, err := r.argv(v)
+	if err != nil {
+		return Result{}, &fatalError{err}
+	}
+	spec := engine.RunSpec{
+		Owner: x.ID.Owner(), Workspace: x.Workspace, Image: digest, Entrypoint: entrypoint, Command: command,
+		Env: v.env(), Dir: dir, User: v.expand(r.User), Mounts: mounts, Files: v.files,
+		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: logMax,
+	}
+	if p := strings.TrimSpace(v.expand(r.ExportPath)); p != "" {
+		spec.Export = &engine.VolumePath{Volume: x.Pipeline.Volume(), Path: path.Clean("/" + p)}
+	}
+	exit, err := h.eng.Run(ctx, h.engineID(s), spec)
+	if err != nil {
+		return Result{}, fmt.Errorf("run %s: %w", ref, err)
+	}
+	return ended(exit, ref, shell, s.Action.timeout()), nil
+}
+
+// resolve finds the image of a reference.
+func (h *handling) resolve(ctx context.Context, ref string, logins []engine.Login, log *lines) (string, error) {
+	img, err := h.p.images.Resolve(ctx, image.Request{
+		Workspace: h.x.Workspace, Ref: ref, Logins: logins, Warn: func(l string) { log.pending = append(log.pending, l) },
+	})
+	log.flush()
+	if err = errors.Join(err, log.err); err != nil {
+		return "", fmt.Errorf("image %s: %w", ref, err)
+	}
+	return img.Digest, nil
+}
+
+// ended says what the end of a container means.
+func ended(e engine.Exit, ref string, shell bool, timeout time.Duration) Result {
+	r := Result{Status: Failed, Code: e.Code}
+	switch {
+	case e.Reason == engine.ReasonCancel:
+		r.Status, r.Error = Terminated, "cancelled"
+	case e.Reason == engine.ReasonTimeout:
+		r.Error = fmt.Sprintf("ended after its timeout of %s: raise the action's timeout, or make it faster", timeout)
+	case e.Reason == engine.ReasonStop:
+		r.Error = "stopped from outside"
+	case e.Reason == engine.ReasonHost:
+		r.Error = "ended because the host was restarted: run it again"
+	case e.Reason == engine.ReasonLost:
+		r.Error = "its end is not known: its monitor was killed: run it again"
+	case e.Code == 0 && e.Message == "":
+		r.Status = Successful
+	case e.OOM:
+		r.Error = fmt.Sprintf("ended with exit code %d: it ran out of memory", e.Code)
+	case e.Message != "" && e.Code == 127 && shell:
+		r.Final = true
+		r.Error = fmt.Sprintf("%s has no /bin/sh, so inline_commands cannot be run in it: set entrypoint to a program of the image "+
+			"(inline_commands then are its arguments), leave inline_commands empty to start the image's own program, or use an image with a shell (%s)",
+			ref, e.Message)
+	case e.Message != "":
+		r.Error = fmt.Sprintf("could not start: %s", e.Message)
+	case e.Signal != 0:
+		r.Error = fmt.Sprintf("ended by signal %d (exit code %d)", e.Signal, e.Code)
+	default:
+		r.Error = fmt.Sprintf("ended with exit code %d", e.Code)
+	}
+	return r
+}
+
+// build builds an image and pushes it if it goes to somebody's registry.
+func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log *lines) (Result, []string, error) {
+	b, x := *s.Action.Build, h.x
+	logins, err := h.logins(ctx, s, v)
+	if err != nil {
+		return Result{}, nil, err
+	}
+	to := b.target(h.project.Domain, h.project.Name, v, func(ref string) (string, bool) {
+		name, _, _, own := h.p.images.Own(ref)
+		return name, own
+	})
+	h.note(ctx, log, to.Notes)
+	if log.err != nil {
+		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
+	}
+	spec := engine.BuildSpec{
+		Owner: x.ID.Owner(), Workspace: x.Workspace, Source: engine.Source{Volume: x.Pipeline.Volume()},
+		Context: path.Clean("/" + v.expand(b.Context)), Dockerfile: v.expand(b.Dockerfile), Target: v.expand(b.Target),
+		Platforms: commaList(v.expand(b.Platforms)), Args: b.args(v), NoCache: b.NoCache,
+		Pull: b.Pull != nil && *b.Pull || b.Pull == nil && b.Multi, Provenance: b.provenance(),
+		Lookup: func(ctx context.Context, ref string) (string, error) { return h.p.images.Lookup(ctx, x.Workspace, ref) },
+		Logins: logins, Timeout: s.Action.timeout(), Log: log.dir, LogMax: logMax,
+	}
+	if spec.Dockerfile == "" {
+		spec.Dockerfile = "Dockerfile"
+	}
+	if b.Archive && x.Commit != nil {
+		spec.Source = engine.Source{Archive: func(ctx context.Context) (io.ReadCloser, error) {
+			return h.p.sources.Archive(ctx, x.Project, x.Commit.Revision, "")
+		}}
+	}
+	names := slices.Concat(to.Own, to.Push)
+	spec.Name = names[0]
+	if spec.Secrets, err = h.buildSecrets(ctx, b, v); err != nil {
+		return Result{}, nil, err
+	}
+	spec.Mask = v.mask
+	built, err := h.eng.Build(ctx, h.engineID(s), spec)
+	if err != nil {
+		return Result{}, nil, fmt.Errorf("build %s: %w", spec.Name, err)
+	}
+	switch {
+	case built.Reason == engine.ReasonCancel:
+		return Result{Status: Terminated, Code: -1, Error: "cancelled"}, nil, nil
+	case built.Reason == engine.ReasonTimeout:
+		return Result{Status: Failed, Code: -1, Error: fmt.Sprintf(
+			"ended after its timeout of %s: raise the action's timeout, or make the build faster", s.Action.timeout())}, nil, nil
+	case built.Failure != "" || built.Image.Digest == "":
+		return Result{Status: Failed, Code: 1, Error: built.Failure}, nil, nil
+	}
+	for _, ref := range to.Push {
+		if err := h.eng.Images().Push(ctx, built.Image.Digest, ref, logins); err != nil {
+			return Result{}, nil, fmt.Errorf("push %s: %w", ref, err)
+		}
+		log.pending = append(log.pending, "Pushed "+ref+" "+built.Image.Digest)
+	}
+	log.flush()
+	img := names[0]
+	if len(to.Own) > 0 {
+		img = ownHost + "/" + img
+	}
+	return Result{Status: Successful, Digest: built.Image.Digest, Image: img}, to.Own, nil
+}
+
+// buildSecrets reads the values of a build's secrets and has them masked.
+func (h *handling) buildSecrets(ctx context.Context, b Build, v *values) ([]engine.BuildSecret, error) {
+	var l []engine.BuildSecret
+	for _, s := range b.Secrets {
+		id, from := v.expand(s.ID), v.expand(s.Value)
+		if s.Type == "ENV" {
+			value, ok := v.byKey[from]
+			if !ok {
+				return nil, fatal("secret %s: there is no variable %s", id, from)
+			}
+			v.hide(value)
+			l = append(l, engine.BuildSecret{ID: id, Value: []byte(value)})
+			continue
+		}
+		value, err := h.secretFile(ctx, strings.TrimPrefix(path.Clean("/"+from), "/"))
+		if err != nil {
+			return nil, fatal("secret %s: read %s in the pipeline's file system: %w", id, from, err)
+		}
+		v.hide(string(value))
+		l = append(l, engine.BuildSecret{ID: id, Value: value})
+	}
+	return l, nil
+}

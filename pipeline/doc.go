@@ -1,0 +1,36 @@
+// Package pipeline is work that ends: pipelines of actions, their executions,
+// the pure decisions about them (Next, Admit) and the Runner that does what
+// they say.
+//
+// An execution is a frozen copy of a pipeline's actions and what became of
+// them:
+//
+//	            superseded by a newer one
+//	ENQUEUED ──────────────────────────────► SKIPPED
+//	   │  ▲
+//	   │  └───────── Retry ───────────┐
+//	   ▼                              │
+//	INPROGRESS ──────► SUCCESSFUL     │
+//	   │    └────────► FAILED ────────┤
+//	   ▼                              │
+//	TERMINATING ─────► TERMINATED ────┘
+//
+// (a cancelled ENQUEUED one goes through TERMINATING too, without ever holding
+// a worker). Its actions begin as INITIAL, wait for a slot or for their next
+// try as ENQUEUED, and end as SUCCESSFUL, FAILED, TERMINATED, SKIPPED (disabled,
+// or not among those asked for) or NOT_EXECUTED (never reached).
+//
+// The stages of an execution, each in the order of the pipeline:
+//
+//  1. ON_EVERY_EXECUTION, the chain. An action that fails ends it, unless its
+//     errors are ignored.
+//  2. ON_SUCCESS and, if the run before failed, ON_BACK_TO_SUCCESS, after a
+//     chain that succeeded. They may fail the execution.
+//  3. ON_WARNING, if an error was ignored.
+//  4. ON_FAILURE, if anything failed.
+//  5. ON_TERMINATE alone, if the execution was cancelled.
+//
+// Everything the Runner does is safe to repeat: after a crash the row is
+// claimed again, and an action that was in progress is run again under the
+// same engine id, which attaches to the container that is there.
+package pipeline

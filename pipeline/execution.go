@@ -1,0 +1,106 @@
+package pipeline
+
+import (
+	"time"
+
+	"slipway/project"
+	"slipway/source"
+)
+
+// Modes say what began an execution.
+const (
+	Manual = "MANUAL"
+	ByPush = "ON_EVERY_PUSH"
+)
+
+// Start is what an execution is started with.
+type Start struct {
+	Revision    string // to_revision; "" and HEAD are the head of Branch
+	From        string // from_revision
+	Branch      string // "" is the default branch
+	Tag         string
+	PullRequest string
+	Comment     string
+	Refresh     bool // begin with an empty file system
+	ClearCache  bool
+	Priority    Priority
+	Variables   []Variable
+	Only        []ActionID // the others are SKIPPED; none: all
+	Mode        string     // "" is Manual
+}
+
+// Execution is one run of a pipeline.
+type Execution struct {
+	ID        ExecutionID
+	Number    int64 // counts per pipeline
+	Pipeline  ID
+	Project   project.ID
+	Workspace string
+	Status    Status
+	Mode      string
+	By        int64 // user
+	Created   time.Time
+	Started   time.Time
+	Finished  time.Time
+
+	Branch      string
+	Tag         string
+	PullRequest string
+	Commit      *source.Commit // nil without a source
+	From        *source.Commit
+	Comment     string
+	Refresh     bool
+	ClearCache  bool
+	Priority    Priority
+	Variables   []Variable // secret values are secret.Encrypted
+	Only        []ActionID
+
+	CancelledBy int64
+	Cancelled   time.Time
+	Previous    Status // of the execution that ended before this one began
+
+	// Frozen is the pipeline as it was at the start, Steps its actions and what
+	// became of them, in order. Lists of executions leave both out.
+	Frozen Pipeline
+	Steps  []ActionExecution
+
+	prepared bool // the file system is at the commit
+}
+
+// ActionExecution is one action of an execution.
+type ActionExecution struct {
+	ID      string // 24 hex digits
+	Index   int
+	Action  Action // as it was at the start
+	Status  Status
+	Attempt int // counts engine runs; part of their ids
+	Tries   int // failed tries since the start or the last Retry
+
+	NotBefore time.Time // of the next try
+	Started   time.Time
+	Finished  time.Time
+	Error     string // why it failed, where, and what to do
+	Code      int    // exit code, -1 if there is none
+	Digest    string // of the image it built
+	Image     string // a name of it
+}
+
+// Operation is what is asked of an execution.
+type Operation string
+
+// Operations.
+const (
+	OpCancel         Operation = "CANCEL"
+	OpRetry          Operation = "RETRY"
+	OpApply          Operation = "APPLY"
+	OpApplyVariables Operation = "APPLY_VARIABLES"
+	OpRunDelayed     Operation = "RUN_DELAYED"
+)
+
+// Ended is the data of event.ExecutionStarted and event.ExecutionFinished.
+type Ended struct {
+	Execution ExecutionID `json:"execution"`
+	Pipeline  ID          `json:"pipeline"`
+	Number    int64       `json:"number"`
+	Status    Status      `json:"status"`
+}

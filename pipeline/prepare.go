@@ -1,0 +1,156 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/crash"
+	"slipway/db"
+	"slipway/source"
+)
+
+// prepare brings the pipeline's file system to the commit of the execution,
+// once; say gets the lines that open the log of the first action.
+func (h *handling) prepare(ctx context.Context, say func(string)) error {
+	x := &h.x
+	if x.Commit != nil && x.Commit.CommitDate.IsZero() { // started by a push
+		c, err := h.p.sources.Resolve(ctx, x.Project, x.Branch, x.Commit.Revision)
+		if err != nil {
+			return fmt.Errorf("find commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)
+		}
+		if c != nil {
+			x.Commit = c
+		}
+	}
+	volume := x.Pipeline.Volume()
+	if x.Refresh || x.ClearCache || x.Frozen.FromScratch || x.Frozen.ClearCache {
+		say("Starting with an empty file system")
+		if err := h.eng.Volumes().Remove(ctx, volume); err != nil {
+			return fmt.Errorf("empty the file system of the pipeline: %w", err)
+		}
+	}
+	if err := h.eng.Volumes().Ensure(ctx, volume, x.Pipeline.Owner()); err != nil {
+		return fmt.Errorf("make the file system of the pipeline: %w", err)
+	}
+	dir, err := h.dirs.Dir(ctx, volume)
+	if err != nil {
+		return fmt.Errorf("open the file system of the pipeline: %w", err)
+	}
+	if x.Commit != nil {
+		fresh, err := isEmpty(dir)
+		if err != nil {
+			return fmt.Errorf("open the file system of the pipeline: %w", err)
+		}
+		err = h.p.sources.Checkout(ctx, x.Project, source.CheckoutSpec{
+			Revision: x.Commit.Revision, Branch: x.Branch, Depth: x.Frozen.CloneDepth, Dir: dir, Key: volume, Fresh: fresh, Out: say,
+		})
+		if err != nil {
+			return fmt.Errorf("check out commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)
+		}
+	}
+	return h.prepared(ctx)
+}
+
+// prepared writes down that the file system is ready: a second look at the
+// same run leaves it alone, containers may be using it.
+func (h *handling) prepared(ctx context.Context) error {
+	err := h.p.db.Write(ctx, func(tx *db.Tx) error {
+		if err := tx.Check(h.lease); err != nil {
+			return err
+		}
+		var text []byte
+		if err := tx.QueryRow(`SELECT input FROM executions WHERE id = ?`, h.x.ID).Scan(&text); err != nil {
+			return err
+		}
+		var in input
+		if err := json.Unmarshal(text, &in); err != nil {
+			return err
+		}
+		in.Commit = toCommitRow(h.x.Commit)
+		text, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(`UPDATE executions SET prepared = 1, input = ? WHERE id = ?`, text, h.x.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	h.x.prepared = true
+	crash.At("pipeline: file system prepared")
+	return nil
+}
+
+func isEmpty(dir string) (bool, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	_, err = f.Readdirnames(1)
+	if err == io.EOF {
+		return true, nil
+	}
+	return false, err
+}
+
+// maxSecret bounds a build secret that is a file.
+const maxSecret = 1 << 20
+
+// secretFile reads a file below the file system of the pipeline; no link of it
+// leads out.
+func (h *handling) secretFile(ctx context.Context, path string) ([]byte, error) {
+	dir, err := h.dirs.Dir(ctx, h.x.Pipeline.Volume())
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if i, err := f.Stat(); err != nil || !i.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file: %w", path, errdefs.ErrInvalidArgument)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err == nil && len(b) > maxSecret {
+		err = fmt.Errorf("%s is larger than %d bytes: %w", path, maxSecret, errdefs.ErrInvalidArgument)
+	}
+	return b, err
+}
+
+// lines writes lines of ours into a step's log before its container does, a
+// few at a time so that a long checkout is seen while it goes on.
+type lines struct {
+	h       *handling
+	dir     string
+	pending []string
+	flushed time.Time
+	err     error
+}
+
+func (l *lines) say(s string) {
+	l.pending = append(l.pending, s)
+	if time.Since(l.flushed) > 500*time.Millisecond {
+		l.flush()
+	}
+}
+
+func (l *lines) flush() {
+	if len(l.pending) > 0 && l.err == nil {
+		l.err = l.h.p.logs.Append(l.dir, nil, l.pending...)
+	}
+	l.pending, l.flushed = nil, time.Now()
+}

@@ -1,0 +1,500 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+
+	"slipway/access"
+	"slipway/crash"
+	"slipway/db"
+	"slipway/event"
+	"slipway/project"
+	"slipway/source"
+)
+
+// Start puts an execution of a pipeline into the queue. A revision that does
+// not exist, an action that is not the pipeline's and the like are a
+// *project.Invalid.
+func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start) (Execution, error) {
+	pl, err := p.get(ctx, by, id, access.ExecutionRun)
+	if err != nil {
+		return Execution{}, err
+	}
+	if err := p.room(); err != nil {
+		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
+	}
+	commit, from, err := p.resolve(ctx, pl.Project, &in)
+	if err != nil {
+		return Execution{}, err
+	}
+	var x Execution
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
+		x, err = p.StartIn(tx, by.User.ID, id, in, commit, from)
+		return err
+	})
+	if err != nil {
+		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
+	}
+	crash.At("pipeline: execution enqueued")
+	return x, nil
+}
+
+// resolve finds the commits that a start asks for, and fills in the branch.
+func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (commit, from *source.Commit, err error) {
+	var inv project.Invalid
+	oneOf(&inv, "priority", string(in.Priority), "", "LOW", "NORMAL", "HIGH")
+	validateVariables(in.Variables, "variables", &inv)
+	if in.PullRequest != "" {
+		inv.Add("pull_request", "unsupported", "this version starts no runs of pull requests")
+	}
+	find := func(path, branch, revision, given string) *source.Commit {
+		c, err := p.sources.Resolve(ctx, pr, branch, revision)
+		switch {
+		case errdefs.IsNotFound(err):
+			inv.Add(path, "unknown", fmt.Sprintf("there is no %s in the repository", given))
+		case err != nil && !errdefs.IsInvalidArgument(err):
+			inv.Add(path, "unavailable", err.Error())
+		case err != nil:
+			inv.Add(path, "format", err.Error())
+		}
+		return c
+	}
+	switch head := in.Revision == "" || in.Revision == "HEAD"; {
+	case in.Tag != "" && in.Branch != "":
+		inv.Add("tag", "conflict", "a run is of a branch or of a tag")
+	case in.Tag != "" && head:
+		commit = find("tag.name", "", "refs/tags/"+strings.TrimPrefix(in.Tag, "refs/tags/"), "tag "+in.Tag)
+	case head && in.Branch != "":
+		commit = find("branch.name", in.Branch, "HEAD", "branch "+in.Branch)
+	case head:
+		commit = find("to_revision.revision", "", "HEAD", "commit")
+	default:
+		commit = find("to_revision.revision", in.Branch, in.Revision, "revision "+in.Revision)
+	}
+	if in.From != "" {
+		from = find("from_revision.revision", in.Branch, in.From, "revision "+in.From)
+	}
+	if err := inv.Err(); err != nil {
+		return nil, nil, err
+	}
+	if commit == nil && (in.Branch != "" || in.Tag != "" || in.Revision != "" && in.Revision != "HEAD") {
+		inv.Add("to_revision.revision", "unknown", "the project has no commit yet: only HEAD of no branch can be run")
+		return nil, nil, inv.Err()
+	}
+	if commit != nil && in.Branch == "" && in.Tag == "" {
+		if in.Branch, err = p.sources.DefaultBranch(ctx, pr); err != nil {
+			return nil, nil, err
+		}
+	}
+	return commit, from, nil
+}
+
+// StartIn is Start in a transaction of the caller's, without asking who: user
+// is in whose name it runs. Revisions are found already; commit is nil for a
+// project without a source.
+func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from *source.Commit) (Execution, error) {
+	var x Execution
+	pl, err := loadPipeline(tx, id)
+	if err != nil {
+		return x, err
+	}
+	actions, err := loadActions(tx, id)
+	if err != nil {
+		return x, err
+	}
+	var inv project.Invalid
+	if pl.Disabled {
+		inv.Add("pipeline", "conflict", strings.TrimSuffix("is disabled: "+pl.Reason, ": "))
+	}
+	if pl.CommentRequired && strings.TrimSpace(in.Comment) == "" {
+		inv.Add("comment", "required", "is required by the pipeline")
+	}
+	for _, o := range in.Only {
+		if !slices.ContainsFunc(actions, func(a Action) bool { return a.ID == o }) {
+			inv.Add("actions_to_run", "unknown", fmt.Sprintf("there is no action %d in this pipeline", o))
+		}
+	}
+	if err := inv.Err(); err != nil {
+		return x, err
+	}
+	x = Execution{
+		ID: ExecutionID(uuid.NewString()), Pipeline: id, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued,
+		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
+		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Frozen: pl,
+	}
+	if x.Priority == "" {
+		x.Priority = pl.Priority
+	}
+	if x.Priority == "" {
+		x.Priority = Normal
+	}
+	if x.Mode == "" {
+		x.Mode = Manual
+	}
+	in.Variables = slices.Clone(in.Variables)
+	secrets, err := hideVariables(in.Variables, nil)
+	if err != nil {
+		return x, err
+	}
+	x.Variables = in.Variables
+	if err := insertExecution(tx, &x, in, actions); err != nil {
+		return x, err
+	}
+	if err := p.seal(tx, "executions", x.ID.row(), secrets, x.ID); err != nil {
+		return x, err
+	}
+	return x, p.enqueue(tx, &x)
+}
+
+func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error {
+	if _, err := tx.Exec(`UPDATE pipelines SET next_number = next_number + 1 WHERE id = ?`, x.Pipeline); err != nil {
+		return err
+	}
+	err := tx.QueryRow(`SELECT next_number - 1 FROM pipelines WHERE id = ?`, x.Pipeline).Scan(&x.Number)
+	if err != nil {
+		return err
+	}
+	input, err := json.Marshal(input{Start: in, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
+	if err != nil {
+		return err
+	}
+	frozen, err := json.Marshal(frozen{Pipeline: x.Frozen, Actions: actions})
+	if err != nil {
+		return err
+	}
+	revision := ""
+	if x.Commit != nil {
+		revision = x.Commit.Revision
+	}
+	_, err = tx.Exec(`INSERT INTO executions (id, pipeline, number, status, priority, mode, created_by, created, queued,
+		branch, revision, input, frozen, no_skip, concurrent) VALUES (?, ?, ?, 'ENQUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		x.ID, x.Pipeline, x.Number, x.Priority, x.Mode, x.By, db.Micros(x.Created), db.Micros(x.Created),
+		x.Branch, revision, input, frozen, x.Frozen.NoSkip, false)
+	if err != nil {
+		return err
+	}
+	for i, a := range actions {
+		s := ActionExecution{ID: newStepID(), Index: i, Action: a, Status: Initial}
+		x.Steps = append(x.Steps, s)
+		if _, err := tx.Exec(`INSERT INTO action_executions (id, execution, idx, action, status) VALUES (?, ?, ?, ?, ?)`,
+			s.ID, x.ID, i, a.ID, s.Status); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newStepID is 24 hex digits.
+func newStepID() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// enqueue makes an execution wait to be admitted; those it supersedes end.
+func (p *Pipelines) enqueue(tx *db.Tx, x *Execution) error {
+	if _, err := tx.Exec(`UPDATE executions SET waiting = 1, class = ?, slot = '', queued = ? WHERE id = ?`,
+		nextClass(*x), db.Micros(tx.Now), x.ID); err != nil {
+		return err
+	}
+	if err := tx.Due("executions", string(x.ID), tx.Now); err != nil {
+		return err
+	}
+	a, err := p.admission(tx, "")
+	if err != nil {
+		return err
+	}
+	if slices.Contains(a.Skip, x.ID) {
+		x.Status, x.Finished = Skipped, tx.Now
+	}
+	return p.supersede(tx, a.Skip)
+}
+
+// nextClass is the class of the slot that an execution needs to go on.
+func nextClass(x Execution) Class {
+	x.Status = InProgress
+	if d := Next(x, x.Created.AddDate(100, 0, 0)); len(d.Start) > 0 {
+		return x.Steps[d.Start[0]].Action.class()
+	}
+	return ""
+}
+
+// admission asks Admit about all that wait and run. Without is left out.
+func (p *Pipelines) admission(tx *db.Tx, without ExecutionID, more ...Waiting) (Admission, error) {
+	rows, err := tx.Query(`SELECT id, pipeline, status, waiting, class, slot, priority, queued, number, no_skip, concurrent,
+		started IS NOT NULL FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING') AND id <> ?`, without)
+	if err != nil {
+		return Admission{}, err
+	}
+	defer rows.Close()
+	queue, running := slices.Clone(more), []Running(nil)
+	for rows.Next() {
+		var w Waiting
+		var status Status
+		var waiting, begun bool
+		var slot Class
+		var queued int64
+		if err := rows.Scan(&w.ID, &w.Pipeline, &status, &waiting, &w.Class, &slot, &w.Priority, &queued, &w.Number,
+			&w.NoSkip, &w.Concurrent, &begun); err != nil {
+			return Admission{}, err
+		}
+		w.Queued, w.Begun = microTime(queued), begun
+		switch {
+		case waiting:
+			queue = append(queue, w)
+		case begun:
+			running = append(running, Running{w.ID, w.Pipeline, slot})
+		}
+	}
+	return Admit(queue, running, p.cfg.Limits), rows.Err()
+}
+
+// supersede ends executions that a newer one replaces.
+func (p *Pipelines) supersede(tx *db.Tx, ids []ExecutionID) error {
+	for _, id := range ids {
+		if _, err := tx.Exec(`UPDATE executions SET status = 'SKIPPED', finished = ?, waiting = 0, due_at = NULL WHERE id = ?`,
+			db.Micros(tx.Now), id); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE action_executions SET status = 'NOT_EXECUTED'
+			WHERE execution = ? AND status IN ('INITIAL', 'ENQUEUED')`, id); err != nil {
+			return err
+		}
+		x, err := scanExecution(tx.QueryRow(`SELECT `+executionColumns+` FROM executions e WHERE e.id = ?`, id))
+		if err != nil {
+			return err
+		}
+		if err := tell(tx, event.ExecutionFinished, x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wake makes those due who may go on now.
+func (p *Pipelines) wake(tx *db.Tx, without ExecutionID) error {
+	a, err := p.admission(tx, without)
+	if err != nil {
+		return err
+	}
+	for _, id := range a.Start {
+		if err := tx.Due("executions", string(id), tx.Now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell writes the event of an execution that has begun or ended.
+func tell(tx *db.Tx, kind event.Kind, x Execution) error {
+	tx.Wake(Topic(x.ID))
+	return event.Write(tx, event.Event{
+		Kind: kind, Workspace: x.Workspace, Project: string(x.Project), Subject: string(x.ID),
+	}, Ended{x.ID, x.Pipeline, x.Number, x.Status})
+}
+
+// Topic is what db.Watch is told when anything of an execution changes.
+func Topic(id ExecutionID) string { return "execution/" + string(id) }
+
+func cancelTopic(id ExecutionID) string { return "cancel/" + string(id) }
+
+// cancelAll cancels the executions that are not at their end and fit a
+// condition.
+func cancelAll(tx *db.Tx, where string, user int64, args ...any) error {
+	rows, err := tx.Query(`SELECT id FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS') AND `+where, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var ids []ExecutionID
+	for rows.Next() {
+		var id ExecutionID
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		ids = append(ids, id)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	_ = rows.Close()
+	for _, id := range ids {
+		if _, err := tx.Exec(`UPDATE executions SET status = 'TERMINATING', cancelled_by = ?, cancelled = ?, waiting = 0
+			WHERE id = ?`, user, db.Micros(tx.Now), id); err != nil {
+			return err
+		}
+		if err := tx.Due("executions", string(id), tx.Now); err != nil {
+			return err
+		}
+		tx.Wake(cancelTopic(id))
+		tx.Wake(Topic(id))
+	}
+	return nil
+}
+
+// Operate does an operation on an execution; one that does not fit its status
+// is a *project.Invalid.
+func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID, op Operation) (Execution, error) {
+	x, err := p.Execution(ctx, by, id)
+	if err != nil {
+		return x, err
+	}
+	if err := by.May(x.Workspace, access.ExecutionRun); err != nil {
+		return x, err
+	}
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
+		if x, err = loadExecution(tx, id); err != nil {
+			return err
+		}
+		var inv project.Invalid
+		switch op {
+		case OpCancel:
+			if x.Status != Enqueued && x.Status != InProgress {
+				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s cannot be cancelled", x.Status))
+				return inv.Err()
+			}
+			err = cancelAll(tx, `id = ?`, by.User.ID, id)
+		case OpRetry:
+			if x.Status != Failed && x.Status != Terminated {
+				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s cannot be retried", x.Status))
+				return inv.Err()
+			}
+			err = p.again(tx, x)
+		case OpApply, OpApplyVariables, OpRunDelayed:
+			inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for %s", x.Status, op))
+			return inv.Err()
+		default:
+			inv.Add("operation", "enum", "must be one of CANCEL, RETRY, APPLY, APPLY_VARIABLES, RUN_DELAYED")
+			return inv.Err()
+		}
+		if err != nil {
+			return err
+		}
+		x, err = loadExecution(tx, id)
+		return err
+	})
+	if err != nil {
+		return Execution{}, fmt.Errorf("execution %s: %w", id, err)
+	}
+	crash.At("pipeline: execution " + strings.ToLower(string(op)))
+	return x, nil
+}
+
+// again puts an ended execution into the queue once more.
+func (p *Pipelines) again(tx *db.Tx, x Execution) error {
+	if err := p.room(); err != nil {
+		return err
+	}
+	if _, err := loadPipeline(tx, x.Pipeline); err != nil {
+		return err
+	}
+	x = Again(x)
+	for _, s := range x.Steps {
+		if err := saveStep(tx, s); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.Exec(`UPDATE executions SET status = 'ENQUEUED', started = NULL, finished = NULL, prepared = 0,
+		cancelled_by = NULL, cancelled = NULL WHERE id = ?`, x.ID); err != nil {
+		return err
+	}
+	tx.Wake(Topic(x.ID))
+	return p.enqueue(tx, &x)
+}
+
+// Triggered starts what a push asks for, in the caller's transaction, and says
+// what it started. A pipeline that cannot start now (disabled) is left out.
+func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]ExecutionID, error) {
+	if strings.Trim(push.New, "0") == "" {
+		return nil, nil
+	}
+	list, err := loadPipelines(tx, pr)
+	if err != nil {
+		return nil, err
+	}
+	var started []ExecutionID
+	for _, pl := range list {
+		if pl.Disabled || !pl.wants(push) {
+			continue
+		}
+		in := Start{Mode: ByPush, Revision: push.New}
+		if name, ok := strings.CutPrefix(push.Ref, "refs/tags/"); ok {
+			in.Tag = name
+		} else {
+			in.Branch = strings.TrimPrefix(push.Ref, "refs/heads/")
+		}
+		if pl.CommentRequired {
+			in.Comment = "push of " + push.Ref
+		}
+		// Its text is looked up by the runner: nothing slow in here.
+		x, err := p.StartIn(tx, push.User, pl.ID, in, &source.Commit{Revision: push.New}, nil)
+		if err != nil {
+			return nil, fmt.Errorf("start pipeline %d by a push: %w", pl.ID, err)
+		}
+		started = append(started, x.ID)
+	}
+	return started, nil
+}
+
+// wants tells whether a push starts the pipeline.
+func (p Pipeline) wants(push source.Push) bool {
+	if p.On == "CLICK" {
+		return false
+	}
+	for _, e := range p.Events {
+		switch e.Type {
+		case EventPush:
+		case EventCreateRef:
+			if strings.Trim(push.Old, "0") != "" {
+				continue
+			}
+		default:
+			continue
+		}
+		if matchRefs(e.Refs, push.Ref) {
+			return true
+		}
+	}
+	return p.On == "EVENT" && len(p.Events) == 0 && matchRefs(p.Refs, push.Ref)
+}
+
+// matchRefs tells whether a ref is among patterns, in which * stands for any
+// text; a pattern without refs/ means a branch.
+func matchRefs(patterns []string, ref string) bool {
+	for _, pt := range patterns {
+		if !strings.HasPrefix(pt, "refs/") {
+			pt = "refs/heads/" + pt
+		}
+		if glob(pt, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+func glob(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
+	s, ok := strings.CutPrefix(s, parts[0])
+	if !ok {
+		return false
+	}
+	for _, p := range parts[1 : len(parts)-1] {
+		i := strings.Index(s, p)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(p):]
+	}
+	return strings.HasSuffix(s, parts[len(parts)-1])
+}

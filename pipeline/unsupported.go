@@ -1,0 +1,144 @@
+package pipeline
+
+import "strconv"
+
+// unsupported lists the fields of an action, in wire words, that are stored but
+// not obeyed by this version. Such an action fails at its start, naming them:
+// nothing is ignored in silence. A test holds this function to every field of
+// the structs.
+func unsupported(a Action) []string {
+	var l []string
+	add := func(is bool, name string) {
+		if is {
+			l = append(l, name)
+		}
+	}
+	add(conditional(a.Conditions), "trigger_conditions")
+	add(a.RunNext != "" && a.RunNext != WaitOnSuccess, "run_next "+string(a.RunNext))
+	add(len(a.Loop) > 0, "loop")
+	add(!a.Permissions.Empty(), "permissions")
+	l = append(l, unsupportedVariables(a.Variables)...)
+	if r := a.registry(); r.Effective() != RegistryNone || r.Integration != nil {
+		add(r.Integration != nil, "integration")
+		switch k := r.Effective(); k {
+		case RegistryNone, DockerHub, OtherRegistry, PackageRegistry, ArtifactRegistry:
+		default:
+			add(true, "docker_registry "+string(k))
+		}
+	}
+	if b := a.Build; b != nil {
+		add(b.From.Use, "use_image_from_action")
+		add(b.Location == LocationAction && !b.From.Use, "image_location ACTION")
+		add(b.Location == LocationPublic || b.Location == LocationPrivate, "image_location "+b.Location)
+	}
+	return l
+}
+
+func conditional(cs []Condition) bool {
+	for _, c := range cs {
+		if c.Kind != "ALWAYS" {
+			return true
+		}
+	}
+	return false
+}
+
+func unsupportedVariables(vs []Variable) []string {
+	var l []string
+	for i, v := range vs {
+		at := "variables." + strconv.Itoa(i) + "."
+		switch v.Type {
+		case "", "VAR", "FILE", "SSH_KEY", "SSH_PUBLIC_KEY":
+		default:
+			l = append(l, at+"type "+v.Type)
+		}
+		for _, f := range []struct {
+			is   bool
+			name string
+		}{
+			{v.Settable, "settable"}, {v.RunOnlySettable, "run_only_settable"}, {v.InitPath != "", "init_path"},
+			{v.Defaults != "", "defaults"}, {v.Password != "", "password"}, {v.Passphrase != "", "passphrase"},
+			{v.KeyIdentifier != "", "key_identifier"},
+		} {
+			if f.is {
+				l = append(l, at+f.name)
+			}
+		}
+	}
+	return l
+}
+
+// unsupportedPipeline is unsupported for the fields of a pipeline; the first
+// action of a run fails with them.
+func unsupportedPipeline(p Pipeline) []string {
+	var l []string
+	add := func(is bool, name string) {
+		if is {
+			l = append(l, name)
+		}
+	}
+	add(conditional(p.Conditions), "trigger_conditions")
+	add(p.Concurrent, "concurrent_pipeline_runs")
+	add(p.GitConfigRef != "" && p.GitConfigRef != "NONE", "git_config_ref "+p.GitConfigRef)
+	add(p.DefinitionSource == "REMOTE", "definition_source REMOTE")
+	add(p.CPU == "ARM", "cpu ARM")
+	add(p.Worker != "", "worker")
+	add(len(p.Loop) > 0, "loop")
+	add(!p.Permissions.Empty(), "permissions")
+	add(p.VariablesByYAML, "manage_variables_by_yaml")
+	add(p.PermissionsByYAML, "manage_permissions_by_yaml")
+	return append(l, unsupportedVariables(p.Variables)...)
+}
+
+// notes lists what an action says that has no effect in its mode; they become
+// lines of its log.
+func notes(p Pipeline, a Action) []string {
+	var l []string
+	r := a.registry()
+	if r.Region != "" && r.Effective() != AmazonECR {
+		l = append(l, "region has no effect without docker_registry AMAZON_ECR")
+	}
+	if r.Insecure && r.Effective() != OtherRegistry {
+		l = append(l, "insecure_registry has no effect without a registry of one's own (docker_registry OTHER)")
+	}
+	if r.Effective() == RegistryNone && (r.URL != "" || r.Username != "") {
+		l = append(l, "registry, login and password have no effect with docker_registry NONE")
+	}
+	switch {
+	case a.Build != nil:
+		b := a.Build
+		if b.BuildKit != nil && !*b.BuildKit {
+			l = append(l, "buildkit false has no effect: there is no other builder")
+		}
+		if b.CacheMode != "" && (p.CacheScope == "" || p.CacheScope == "PIPELINE") {
+			l = append(l, "cache_mode has no effect with the pipeline's cache_scope PIPELINE")
+		}
+		if b.TargetPath != "" {
+			l = append(l, "target_path has no effect")
+		}
+		if b.Package != "" && r.Effective() != PackageRegistry && r.Effective() != ArtifactRegistry && b.Location != LocationPackage {
+			l = append(l, "package has no effect without docker_registry PACKAGE_REGISTRY")
+		}
+	case a.Run != nil && a.Run.NoMount:
+		if len(a.Run.Mounts) > 0 {
+			l = append(l, "volume_mappings have no effect with mount_filesystem_disable")
+		}
+	}
+	return l
+}
+
+// pipelineNotes is notes for a pipeline.
+func pipelineNotes(p Pipeline) []string {
+	var l []string
+	if p.FetchAllRefs {
+		l = append(l, "fetch_all_refs: the work tree holds the history of the run's own revision only")
+	}
+	for _, e := range p.Events {
+		switch e.Type {
+		case EventPush, EventCreateRef:
+		default:
+			l = append(l, "event "+e.Type+" is stored; this version starts no run by it")
+		}
+	}
+	return l
+}
