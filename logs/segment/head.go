@@ -177,6 +177,7 @@ type Count struct {
 	Lines int64
 	Bytes int64
 	Part  [256]bool
+	full  bool // a note says that the bound is reached
 	head  bool // the first frame was seen
 }
 
@@ -201,6 +202,7 @@ func (c *Count) Add(b []byte) int {
 		default:
 			c.Part[s] = false
 			c.Lines++
+			c.full = c.full || s == 'm' && bytes.HasPrefix(line[HeaderLen:], []byte(boundNote))
 		}
 		c.head = true
 	}

@@ -23,6 +23,8 @@ const (
 	scanSize = 64 << 10
 )
 
+const boundNote = "the log has reached its bound of "
+
 // Options bound a log. Zero values are no bound.
 type Options struct {
 	Segment int64 // bytes after which a new segment begins; 0 is 8 MiB, or a quarter of Keep
@@ -220,7 +222,7 @@ func (w *Writer) put(c *chunk) error {
 			w.part = begun
 			out, n = w.closing(out, &h)
 			w.part = save
-			out = h.frame(out, 'm', false, []byte("the log has reached its bound of "+strconv.FormatInt(w.o.Max, 10)+" bytes; the rest is left out"))
+			out = h.frame(out, 'm', false, []byte(boundNote+strconv.FormatInt(w.o.Max, 10)+" bytes; the rest is left out"))
 			lines += n + 1
 		}
 		w.buf = out
@@ -394,6 +396,7 @@ func (w *Writer) take(f *os.File, k int, list []File) error {
 		}
 	}
 	w.f, w.part = f, c.Part
+	w.full = w.full || c.full && w.o.Max > 0
 	w.shut = w.parts()
 	return nil
 }
