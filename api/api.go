@@ -19,8 +19,10 @@ type Dialect struct {
 	// Prefixes are the path prefixes that belong to it ("/workspaces", "/v1");
 	// an unserved path below one is the dialect's 404.
 	Prefixes []string
+	// Rewrite gives the path that Table knows for an alias of it, or is nil.
+	Rewrite func(path string) string
 	// Token finds the secret in a request beside the ways that all dialects
-	// know (Bearer, Token, x-access-token, Basic).
+	// know (Bearer, Token, x-access-token, Basic), or is nil.
 	Token func(*http.Request) string
 	// Fail writes an error in the dialect's words. For a 5xx it must not show
 	// err, which has been logged under the request id.
@@ -32,19 +34,12 @@ type Dialect struct {
 	// Open are the patterns of Table that a stranger may ask; by is the zero
 	// Actor then if there is no token.
 	Open map[string]bool
+	// Stream are the patterns of Table whose bodies have no limit.
+	Stream map[string]bool
 }
 
-// Server mounts dialects and everything else that is served on one port.
-type Server struct{}
-
-// Decode reads a JSON body into v, a pointer to a struct of pointers and plain
-// types. Broken JSON, a wrong type and a bad size are *project.Invalid that
-// names the field in wire form; members that v does not have are listed in
-// X-Slipway-Ignored.
-func Decode(w http.ResponseWriter, r *http.Request, v any) error { panic("unwritten") }
-
-// JSON writes an answer.
-func JSON(w http.ResponseWriter, status int, v any) error { panic("unwritten") }
-
-// Status is the HTTP status of an error.
-func Status(err error) int { panic("unwritten") }
+// Route is one route, for tests that walk all of them.
+type Route struct {
+	Dialect, Method, Path string
+	Open                  bool
+}
