@@ -82,3 +82,17 @@ func (a Actor) Has(s Scope) error {
 	}
 	return fmt.Errorf("the token lacks the scope %s: %w", s, errdefs.ErrPermissionDenied)
 }
+
+// MayAny is May for any one of several scopes; the error names the first.
+func (a Actor) MayAny(workspace string, first Scope, others ...Scope) error {
+	err := a.May(workspace, first)
+	for _, s := range others {
+		if err == nil || !a.Sees(workspace) {
+			return err
+		}
+		if a.May(workspace, s) == nil {
+			return nil
+		}
+	}
+	return err
+}

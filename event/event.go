@@ -1,11 +1,19 @@
 // Package event is the outbox: what became true, written in the transaction
 // that made it true, read by others with cursors of their own. Nobody calls
 // back.
+//
+//	room: one transaction             reader: one transaction
+//	+---------------------+           +--------------------------+
+//	| row changes         |  commit   | handle(event)            |
+//	| event.Write --------+---------->| cursor moves behind it   |
+//	+---------------------+   wakes   +--------------------------+
+//
+// So an event is never lost, never told before it is true, and handled once.
 package event
 
 import (
-	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"slipway/db"
@@ -25,7 +33,10 @@ const (
 	ServiceChanged    Kind = "service.changed"    // stack.StatusChange
 	IngressChanged    Kind = "ingress.changed"
 	ProjectCreated    Kind = "project.created"
-	ProjectDeleted    Kind = "project.deleted"
+	ProjectChanged    Kind = "project.changed" // its name, status or attributes
+	ProjectDeleted    Kind = "project.deleted" // not found from here on; its data is kept for a while
+	ProjectRestored   Kind = "project.restored"
+	ProjectRemoved    Kind = "project.removed" // its rows are gone; what is left of its data is to go
 )
 
 // Event is one line of the outbox.
@@ -43,29 +54,20 @@ type Event struct {
 const Topic = "event"
 
 // Write adds an event to the caller's transaction. Seq and At are set here.
-func Write(tx *db.Tx, e Event, data any) error { panic("unwritten") }
-
-// Outbox reads events.
-type Outbox struct {
-	db *db.DB
+// data becomes JSON; nil is {}.
+func Write(tx *db.Tx, e Event, data any) error {
+	text := []byte("{}")
+	if data != nil {
+		var err error
+		if text, err = json.Marshal(data); err != nil {
+			return fmt.Errorf("event %s of %s: %w", e.Kind, e.Subject, err)
+		}
+	}
+	_, err := tx.Exec(`INSERT INTO events (at, kind, workspace, project, subject, data) VALUES (?, ?, ?, ?, ?, ?)`,
+		tx.Now.UnixMicro(), string(e.Kind), e.Workspace, e.Project, e.Subject, string(text))
+	if err != nil {
+		return fmt.Errorf("event %s of %s: %w", e.Kind, e.Subject, err)
+	}
+	tx.Wake(Topic)
+	return nil
 }
-
-// New makes the reader.
-func New(d *db.DB) *Outbox { return &Outbox{db: d} }
-
-// After gives up to limit events after seq, oldest first.
-func (o *Outbox) After(ctx context.Context, seq int64, limit int) ([]Event, error) {
-	panic("unwritten")
-}
-
-// Follow calls handle for every event of the given kinds after the cursor of
-// that name, in order, until ctx ends. handle gets the transaction that also
-// moves the cursor, so an event is handled exactly once; an error is tried
-// again in a second, and the events after it wait. A new cursor begins at the
-// beginning.
-func (o *Outbox) Follow(ctx context.Context, cursor string, kinds []Kind, handle func(*db.Tx, Event) error) error {
-	panic("unwritten")
-}
-
-// Prune drops events older than keep that every cursor has passed.
-func (o *Outbox) Prune(ctx context.Context, keep time.Duration) error { panic("unwritten") }

@@ -1,55 +1,27 @@
-// Package project holds workspaces, which are tenants, and the projects in
-// them. Everything else belongs to a project, or to a workspace.
 package project
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"regexp"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
-	"github.com/containerd/errdefs"
+	"golang.org/x/text/unicode/norm"
 
 	"slipway/access"
-	"slipway/db"
 )
 
 // Invalid is bad input: every bad field at once. errdefs.IsInvalidArgument
 // knows it.
-type Invalid struct{ Fields []Field }
+type Invalid = access.Invalid
 
 // Field is one bad field. Path is that of the core's struct in wire form
 // ("services.web.ports.0"); a dialect whose names differ maps it.
-type Field struct {
-	Path    string
-	Kind    string // required, type, format, enum, minimum, maximum, conflict, unknown, unsupported
-	Message string
-}
-
-func (e *Invalid) Error() string {
-	l := make([]string, len(e.Fields))
-	for i, f := range e.Fields {
-		l[i] = f.Path + ": " + f.Message
-	}
-	return strings.Join(l, "; ")
-}
-
-// Is makes it an errdefs.ErrInvalidArgument.
-func (e *Invalid) Is(target error) bool { return target == errdefs.ErrInvalidArgument }
-
-// Add notes one more bad field.
-func (e *Invalid) Add(path, kind, message string) {
-	e.Fields = append(e.Fields, Field{path, kind, message})
-}
-
-// Err is nil when no field is bad.
-func (e *Invalid) Err() error {
-	if len(e.Fields) == 0 {
-		return nil
-	}
-	return e
-}
+type Field = access.Field
 
 // AsInvalid finds an Invalid in an error.
 func AsInvalid(err error) (*Invalid, bool) {
@@ -70,6 +42,12 @@ type Workspace struct {
 
 // ID is the UUID of a project.
 type ID string
+
+// What Status says.
+const (
+	Active = "ACTIVE"
+	Closed = "CLOSED"
+)
 
 // Project is a place for source, pipelines and stacks.
 type Project struct {
@@ -98,7 +76,8 @@ type New struct {
 	Attrs       map[string]json.RawMessage
 }
 
-// Change is what Update changes; nil fields stay.
+// Change is what Update changes; nil fields stay. Attrs replaces those of the
+// dialects it names; a nil value removes them.
 type Change struct {
 	Name        *string
 	DisplayName *string
@@ -111,69 +90,110 @@ type Change struct {
 type Filter struct {
 	Workspace string // UUID; "": all that the actor sees
 	Status    string
-	Search    string
+	Search    string // in name and display name, whatever the case
 }
 
-// Projects is the front door.
-type Projects struct {
-	db *db.DB
+// MaxName is the longest name of a workspace or project.
+const MaxName = 63
+
+const maxDisplayName = 255
+
+var names = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
+
+// CheckName notes in bad what is wrong with a name of a workspace, a project or
+// what else stands in paths.
+func CheckName(bad *Invalid, path, name string) {
+	switch {
+	case name == "":
+		bad.Add(path, "required", "must not be empty")
+	case len(name) > MaxName:
+		bad.Add(path, "maximum", fmt.Sprintf("must be at most %d characters", MaxName))
+	case !names.MatchString(name):
+		bad.Add(path, "format", "must be lower-case letters and digits, with single . _ - between them")
+	}
 }
 
-// NewProjects makes the front door.
-func NewProjects(d *db.DB) *Projects { return &Projects{db: d} }
-
-// BootstrapWorkspace makes a workspace in the transaction that makes its owner.
-func BootstrapWorkspace(tx *db.Tx, domain string, owner access.User) (Workspace, error) {
-	panic("unwritten")
+func checkDisplayName(bad *Invalid, path, s string) {
+	switch {
+	case strings.TrimSpace(s) == "":
+		bad.Add(path, "required", "must not be empty")
+	case utf8.RuneCountInString(s) > maxDisplayName:
+		bad.Add(path, "maximum", fmt.Sprintf("must be at most %d characters", maxDisplayName))
+	case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
+		bad.Add(path, "format", "must be text without control characters")
+	}
 }
 
-// CreateWorkspace makes a workspace with the actor as its owner; a taken
-// domain is errdefs.ErrAlreadyExists.
-func (p *Projects) CreateWorkspace(ctx context.Context, by access.Actor, domain, name string) (Workspace, error) {
-	panic("unwritten")
+// Validate finds all that is wrong.
+func (n New) Validate() error {
+	var bad Invalid
+	if n.Name != "" {
+		CheckName(&bad, "name", n.Name)
+	}
+	if n.DisplayName != "" || n.Name == "" {
+		checkDisplayName(&bad, "display_name", n.DisplayName)
+	}
+	return bad.Err()
 }
 
-// Workspaces lists those that the actor sees, oldest first.
-func (p *Projects) Workspaces(ctx context.Context, by access.Actor) ([]Workspace, error) {
-	panic("unwritten")
+// Validate finds all that is wrong.
+func (c Change) Validate() error {
+	var bad Invalid
+	if c.Name != nil {
+		CheckName(&bad, "name", *c.Name)
+	}
+	if c.DisplayName != nil {
+		checkDisplayName(&bad, "display_name", *c.DisplayName)
+	}
+	if c.Status != nil && *c.Status != Active && *c.Status != Closed {
+		bad.Add("status", "enum", "must be ACTIVE or CLOSED")
+	}
+	return bad.Err()
 }
 
-// Workspace finds one by UUID or domain.
-func (p *Projects) Workspace(ctx context.Context, by access.Actor, ref string) (Workspace, error) {
-	panic("unwritten")
+// Slug makes a name of a text for people: letters lose their marks and their
+// case, everything else becomes a single dash; "project" if nothing is left.
+func Slug(text string) string { return slug(text, "project") }
+
+func slug(text, fallback string) string {
+	var b, gap strings.Builder
+	for _, r := range norm.NFD.String(text) {
+		r = unicode.ToLower(r)
+		switch {
+		case 'a' <= r && r <= 'z' || '0' <= r && r <= '9':
+			if b.Len() > 0 && gap.Len() > 0 {
+				if s := gap.String(); s == "." || s == "_" {
+					b.WriteString(s)
+				} else {
+					b.WriteByte('-')
+				}
+			}
+			gap.Reset()
+			b.WriteRune(r)
+		case unicode.Is(unicode.Mn, r): // the mark of a letter
+		default:
+			gap.WriteRune(r)
+		}
+	}
+	if b.Len() == 0 {
+		return fallback
+	}
+	return cut(b.String(), MaxName)
 }
 
-// Create makes a project. What belongs to it from the first moment, its
-// repository and its default stack, is made by their rooms when first looked
-// for.
-func (p *Projects) Create(ctx context.Context, by access.Actor, workspace string, n New) (Project, error) {
-	panic("unwritten")
+// cut shortens a name so that it stays one.
+func cut(name string, n int) string {
+	if len(name) > n {
+		name = strings.TrimRight(name[:n], "._-")
+	}
+	return name
 }
 
-// Get finds a project by UUID or short id.
-func (p *Projects) Get(ctx context.Context, by access.Actor, ref string) (Project, error) {
-	panic("unwritten")
+// numbered gives the n-th name to try: itself, then -2, -3...
+func numbered(name string, n int) string {
+	if n == 1 {
+		return name
+	}
+	suffix := fmt.Sprintf("-%d", n)
+	return cut(name, MaxName-len(suffix)) + suffix
 }
-
-// Find finds a project by the name of its workspace and its own, or an earlier
-// name that nobody took since.
-func (p *Projects) Find(ctx context.Context, by access.Actor, workspace, name string) (Project, error) {
-	panic("unwritten")
-}
-
-// List lists the projects that the actor sees, oldest first.
-func (p *Projects) List(ctx context.Context, by access.Actor, f Filter) ([]Project, error) {
-	panic("unwritten")
-}
-
-// Update changes a project.
-func (p *Projects) Update(ctx context.Context, by access.Actor, id ID, c Change) (Project, error) {
-	panic("unwritten")
-}
-
-// Delete marks a project deleted: it is not found from then on, and an event
-// "project.deleted" tells the other rooms.
-func (p *Projects) Delete(ctx context.Context, by access.Actor, id ID) error { panic("unwritten") }
-
-// Load reads a project in the caller's transaction, without asking who.
-func Load(tx *db.Tx, id ID) (Project, error) { panic("unwritten") }

@@ -1,0 +1,400 @@
+package project
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+	"slipway/crash"
+	"slipway/db"
+	"slipway/event"
+)
+
+// Projects is the front door.
+type Projects struct {
+	db *db.DB
+}
+
+// NewProjects makes the front door.
+func NewProjects(d *db.DB) *Projects { return &Projects{db: d} }
+
+// look tells whether the actor may know a project or workspace that it sees:
+// whoever may do anything in it may.
+func look(by access.Actor, workspace string) error {
+	return by.MayAny(workspace, access.Workspace, access.ProjectDelete, access.RepositoryRead, access.ExecutionInfo,
+		access.StackRead, access.ImageRead, access.VariableInfo)
+}
+
+// BootstrapWorkspace makes a workspace in the transaction that makes its owner.
+func BootstrapWorkspace(tx *db.Tx, domain string, owner access.User) (Workspace, error) {
+	return newWorkspace(tx, Workspace{Domain: domain, Name: domain, Owner: owner.ID})
+}
+
+// CreateWorkspace makes a workspace with the actor as its owner; a taken
+// domain is errdefs.ErrAlreadyExists. name is the domain if it is empty; domain
+// is made from name if that is empty.
+func (p *Projects) CreateWorkspace(ctx context.Context, by access.Actor, domain, name string) (w Workspace, err error) {
+	if err := by.Has(access.WorkspacesManage); err != nil {
+		return Workspace{}, err
+	}
+	if len(by.Token.Workspaces) > 0 {
+		return Workspace{}, fmt.Errorf("the token is bound to other workspaces: %w", errdefs.ErrPermissionDenied)
+	}
+	var bad Invalid
+	if domain != "" || name == "" {
+		CheckName(&bad, "domain", domain)
+	}
+	if name != "" {
+		checkDisplayName(&bad, "name", name)
+	} else {
+		name = domain
+	}
+	if err := bad.Err(); err != nil {
+		return Workspace{}, err
+	}
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		derived := domain == ""
+		for n := 1; derived; n++ {
+			domain = numbered(slug(name, "workspace"), n)
+			if derived, err = exists(tx, `SELECT 1 FROM workspaces WHERE domain = ?`, domain); err != nil {
+				return err
+			}
+		}
+		w, err = newWorkspace(tx, Workspace{Domain: domain, Name: name, Owner: by.User.ID})
+		return err
+	})
+	return w, err
+}
+
+// RenameWorkspace changes the name for people; the domain stays.
+func (p *Projects) RenameWorkspace(ctx context.Context, by access.Actor, ref, name string) (w Workspace, err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if w, err = seenWorkspace(tx, by, ref); err != nil {
+			return err
+		}
+		if err := by.May(w.ID, access.WorkspacesManage); err != nil {
+			return err
+		}
+		var bad Invalid
+		checkDisplayName(&bad, "name", name)
+		if err := bad.Err(); err != nil {
+			return err
+		}
+		w.Name = name
+		_, err = tx.Exec(`UPDATE workspaces SET name = ? WHERE id = ?`, name, w.ID)
+		return err
+	})
+	return w, err
+}
+
+// Workspaces lists those that the actor sees, oldest first.
+func (p *Projects) Workspaces(ctx context.Context, by access.Actor) (list []Workspace, err error) {
+	err = p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		all, err := workspaces(tx)
+		for _, w := range all {
+			if look(by, w.ID) == nil {
+				list = append(list, w)
+			}
+		}
+		return err
+	})
+	if err == nil && len(list) == 0 { // nothing to see, or no right to look
+		if ids, _ := by.Workspaces(); len(ids) > 0 {
+			err = look(by, ids[0])
+		}
+	}
+	return list, err
+}
+
+// Workspace finds one by UUID or domain.
+func (p *Projects) Workspace(ctx context.Context, by access.Actor, ref string) (w Workspace, err error) {
+	err = p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		if w, err = seenWorkspace(tx, by, ref); err != nil {
+			return err
+		}
+		return look(by, w.ID)
+	})
+	return w, err
+}
+
+// seenWorkspace finds a workspace that the actor sees.
+func seenWorkspace(tx *db.Tx, by access.Actor, ref string) (Workspace, error) {
+	w, err := FindWorkspace(tx, ref)
+	if err == nil && !by.Sees(w.ID) {
+		err = notFound("workspace", ref)
+	}
+	if err != nil {
+		return Workspace{}, err
+	}
+	return w, nil
+}
+
+// seen finds a project that the actor sees.
+func seen(by access.Actor, ref string, load func() (Project, error)) (Project, error) {
+	p, err := load()
+	if err == nil && !by.Sees(p.Workspace) {
+		err = notFound("project", ref)
+	}
+	if err != nil {
+		return Project{}, err
+	}
+	return p, nil
+}
+
+func notFound(noun, ref string) error { return fmt.Errorf("%s %s: %w", noun, ref, errdefs.ErrNotFound) }
+
+// Create makes a project in a workspace (UUID or domain). A name given outright
+// that is taken is errdefs.ErrAlreadyExists; one made from DisplayName gets -2,
+// -3... What belongs to it from the first moment, its repository and its default
+// stack, is made by their rooms when first looked for.
+func (p *Projects) Create(ctx context.Context, by access.Actor, workspace string, n New) (made Project, err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
+		w, err := seenWorkspace(tx, by, workspace)
+		if err != nil {
+			return err
+		}
+		if err := by.May(w.ID, access.ProjectManage); err != nil {
+			return err
+		}
+		if err := n.Validate(); err != nil {
+			return err
+		}
+		made = Project{
+			Workspace: w.ID, Domain: w.Domain, Name: n.Name, DisplayName: n.DisplayName, Status: Active, Public: n.Public,
+			CreatedBy: by.User.ID, Created: tx.Now, Updated: tx.Now, Attrs: merge(nil, n.Attrs),
+		}
+		if made.DisplayName == "" {
+			made.DisplayName = n.Name
+		}
+		if err := takeName(tx, &made, Slug(n.DisplayName)); err != nil {
+			return err
+		}
+		if err := insert(tx, &made); err != nil {
+			return err
+		}
+		return tell(tx, event.ProjectCreated, made)
+	})
+	if err != nil {
+		return Project{}, err
+	}
+	crash.At("project: a project is made")
+	return made, nil
+}
+
+// takeName makes sure that the project's name is free, or finds one like base if
+// it has none, and takes it away from whoever had it earlier.
+func takeName(tx *db.Tx, p *Project, base string) error {
+	taken := func(name string) (bool, error) {
+		return exists(tx, `SELECT 1 FROM projects WHERE workspace = ? AND name = ? AND id <> ? AND deleted IS NULL`, p.Workspace, name, string(p.ID))
+	}
+	if p.Name != "" {
+		if t, err := taken(p.Name); err != nil {
+			return err
+		} else if t {
+			return fmt.Errorf("project %s: the name is taken: %w", p.Name, errdefs.ErrAlreadyExists)
+		}
+	}
+	for n := 1; p.Name == ""; n++ {
+		name := numbered(base, n)
+		if t, err := taken(name); err != nil {
+			return err
+		} else if !t {
+			p.Name = name
+		}
+	}
+	_, err := tx.Exec(`DELETE FROM project_aliases WHERE workspace = ? AND name = ?`, p.Workspace, p.Name)
+	return err
+}
+
+// tell writes an event about a project; its data is {"name": ...}.
+func tell(tx *db.Tx, kind event.Kind, p Project) error {
+	return event.Write(tx, event.Event{Kind: kind, Workspace: p.Workspace, Project: string(p.ID), Subject: string(p.ID)},
+		map[string]string{"name": p.Name})
+}
+
+// merge puts the attributes of some dialects over those that are there.
+func merge(have, with map[string]json.RawMessage) map[string]json.RawMessage {
+	m := map[string]json.RawMessage{}
+	for k, v := range have {
+		m[k] = v
+	}
+	for k, v := range with {
+		if len(v) == 0 || string(v) == "null" {
+			delete(m, k)
+		} else {
+			m[k] = v
+		}
+	}
+	return m
+}
+
+// Get finds a project by UUID or short id.
+func (p *Projects) Get(ctx context.Context, by access.Actor, ref string) (found Project, err error) {
+	err = p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		found, err = seen(by, ref, func() (Project, error) { return loadRef(tx, ref) })
+		if err != nil {
+			return err
+		}
+		return look(by, found.Workspace)
+	})
+	return found, err
+}
+
+// Find finds a project by the name (or UUID) of its workspace and its own name,
+// or an earlier name that nobody took since.
+func (p *Projects) Find(ctx context.Context, by access.Actor, workspace, name string) (found Project, err error) {
+	err = p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		w, err := seenWorkspace(tx, by, workspace)
+		if err != nil {
+			return err
+		}
+		if err := look(by, w.ID); err != nil {
+			return err
+		}
+		found, err = loadName(tx, w.ID, name)
+		return err
+	})
+	return found, err
+}
+
+// List lists the projects that the actor sees, oldest first.
+func (p *Projects) List(ctx context.Context, by access.Actor, f Filter) (list []Project, err error) {
+	ids, all := by.Workspaces()
+	if f.Workspace != "" {
+		if err := look(by, f.Workspace); err != nil {
+			return nil, err
+		}
+		ids, all = []string{f.Workspace}, false
+	} else if len(ids) > 0 {
+		if err := look(by, ids[0]); err != nil {
+			return nil, err
+		}
+	}
+	err = p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		list, err = selectProjects(tx, ids, all, f)
+		return err
+	})
+	return list, err
+}
+
+// Update changes a project. A taken name is errdefs.ErrAlreadyExists; the old
+// one leads to it until somebody takes it.
+func (p *Projects) Update(ctx context.Context, by access.Actor, id ID, c Change) (now Project, err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if now, err = seen(by, string(id), func() (Project, error) { return Load(tx, id) }); err != nil {
+			return err
+		}
+		if err := by.May(now.Workspace, access.ProjectManage); err != nil {
+			return err
+		}
+		if err := c.Validate(); err != nil {
+			return err
+		}
+		if c.Name != nil && *c.Name != now.Name {
+			old := now.Name
+			now.Name = *c.Name
+			if err := takeName(tx, &now, ""); err != nil {
+				return err
+			}
+			if err := addAlias(tx, now, old); err != nil {
+				return err
+			}
+		}
+		set(&now.DisplayName, c.DisplayName)
+		set(&now.Status, c.Status)
+		set(&now.Public, c.Public)
+		now.Attrs, now.Updated = merge(now.Attrs, c.Attrs), tx.Now
+		if err := update(tx, now); err != nil {
+			return err
+		}
+		return tell(tx, event.ProjectChanged, now)
+	})
+	if err != nil {
+		return Project{}, err
+	}
+	return now, nil
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// Delete marks a project deleted: it is not found from then on, its name is
+// free, and an event "project.deleted" tells the other rooms.
+func (p *Projects) Delete(ctx context.Context, by access.Actor, id ID) error {
+	err := p.db.Write(ctx, func(tx *db.Tx) error {
+		gone, err := seen(by, string(id), func() (Project, error) { return Load(tx, id) })
+		if err != nil {
+			return err
+		}
+		if err := by.May(gone.Workspace, access.ProjectDelete); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE projects SET deleted = ? WHERE id = ?`, tx.Now.UnixMicro(), string(id)); err != nil {
+			return err
+		}
+		return tell(tx, event.ProjectDeleted, gone)
+	})
+	if err == nil {
+		crash.At("project: a project is deleted")
+	}
+	return err
+}
+
+// Restore brings back a deleted project, as long as it was not removed. If its
+// name was taken meanwhile it gets -2, -3...
+func (p *Projects) Restore(ctx context.Context, by access.Actor, id ID) (back Project, err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if back, err = seen(by, string(id), func() (Project, error) { return loadDeleted(tx, id) }); err != nil {
+			return err
+		}
+		if err := by.May(back.Workspace, access.ProjectDelete); err != nil {
+			return err
+		}
+		base := back.Name
+		back.Name, back.Updated = "", tx.Now
+		if err := takeName(tx, &back, base); err != nil {
+			return err
+		}
+		if err := update(tx, back); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE projects SET deleted = NULL WHERE id = ?`, string(id)); err != nil {
+			return err
+		}
+		return tell(tx, event.ProjectRestored, back)
+	})
+	if err != nil {
+		return Project{}, err
+	}
+	return back, nil
+}
+
+// Remove drops the rows of projects that were deleted longer than keep ago, with
+// everything in the store that belongs to them; an event "project.removed" tells
+// the rooms that keep data elsewhere. It gives how many there were.
+func (p *Projects) Remove(ctx context.Context, keep time.Duration) (n int, err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
+		old, err := deletedBefore(tx, tx.Now.Add(-keep))
+		if err != nil {
+			return err
+		}
+		for _, gone := range old {
+			if _, err := tx.Exec(`DELETE FROM projects WHERE id = ?`, string(gone.ID)); err != nil {
+				return fmt.Errorf("project %s: %w", gone.ID, err)
+			}
+			if err := tell(tx, event.ProjectRemoved, gone); err != nil {
+				return err
+			}
+		}
+		n = len(old)
+		return nil
+	})
+	return n, err
+}
