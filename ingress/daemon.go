@@ -422,8 +422,10 @@ func (d *daemon) drain(sig <-chan os.Signal) {
 func (d *daemon) stop() {
 	drained := d.state.Swap(stateStopping) == stateDraining
 	if d.pred != nil { // its own drain is over too
-		_ = d.pred.conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_ = writeLine(d.pred.conn, request{V: protocol, Op: "stop"})
+		_ = d.pred.conn.SetDeadline(time.Now().Add(2 * stopGrace))
+		if writeLine(d.pred.conn, request{V: protocol, Op: "stop"}) == nil {
+			_, _ = io.Copy(io.Discard, d.pred.in) // until it is gone
+		}
 		d.pred.close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
@@ -510,11 +512,12 @@ func (d *daemon) answer(c *control) {
 		}
 		r, after := d.question(c, q)
 		r.V = protocol
-		if err := writeLine(c.conn, r); err != nil {
-			return
-		}
-		if after != "" {
+		err := writeLine(c.conn, r)
+		if after == "stop" || after != "" && err == nil {
 			d.ask(after)
+		}
+		if err != nil {
+			return
 		}
 	}
 }
