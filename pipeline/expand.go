@@ -223,6 +223,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"SLIPWAY_COMMIT", revision},
 		{"SLIPWAY_BRANCH", x.Branch},
 		{"SLIPWAY_TAG", x.Tag},
+		{"SLIPWAY_VERSION", x.Version()},
 		{"SLIPWAY_TIME", x.Started.UTC().Format(time.RFC3339)},
 	}
 	if a.LastBuild.Digest != "" {

@@ -88,8 +88,8 @@ func (p *Pipelines) Create(ctx context.Context, by access.Actor, in project.ID, 
 		if err != nil {
 			return err
 		}
-		id, err := tx.Insert(`INSERT INTO pipelines (project, workspace, name, identifier, spec, created, created_by)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`, n.Project, n.Workspace, n.Name, n.Identifier, spec, db.Micros(n.Created), n.CreatedBy)
+		id, err := tx.Insert(`INSERT INTO pipelines (project, workspace, name, identifier, spec, dialects, created, created_by)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, n.Project, n.Workspace, n.Name, n.Identifier, spec, dialects(n.Attrs), db.Micros(n.Created), n.CreatedBy)
 		if err != nil {
 			return err
 		}
@@ -180,8 +180,8 @@ func (p *Pipelines) Update(ctx context.Context, by access.Actor, id ID, change f
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE pipelines SET name = ?, identifier = ?, spec = ? WHERE id = ?`,
-			n.Name, n.Identifier, spec, id); err != nil {
+		if _, err := tx.Exec(`UPDATE pipelines SET name = ?, identifier = ?, spec = ?, dialects = ? WHERE id = ?`,
+			n.Name, n.Identifier, spec, dialects(n.Attrs), id); err != nil {
 			return err
 		}
 		return p.seal(tx, "pipelines", id.row(), secrets, int64(id))

@@ -1,11 +1,12 @@
 -- +goose Up
 CREATE TABLE pipelines (
   id          INTEGER PRIMARY KEY AUTOINCREMENT, -- never used again: file systems are named by it
-  project     TEXT NOT NULL,
+  project     TEXT NOT NULL REFERENCES projects(id) ON DELETE CASCADE,
   workspace   TEXT NOT NULL,
   name        TEXT NOT NULL,
   identifier  TEXT NOT NULL,
   spec        TEXT NOT NULL,                     -- JSON of what no query asks for
+  dialects    TEXT NOT NULL DEFAULT '/',         -- those that keep fields at it: /alauda/buddy/
   sealed      BLOB,                              -- JSON of its secret values, sealed
   next_number INTEGER NOT NULL DEFAULT 1,        -- of its next execution
   created     INTEGER NOT NULL,

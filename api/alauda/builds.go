@@ -1,0 +1,310 @@
+package alauda
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/logs"
+	"slipway/pipeline"
+	"slipway/project"
+)
+
+// pageSize is how many builds a page has.
+const pageSize = 20
+
+// letters are the states in the dialect's words. Clients know S, F and D as
+// ends; anything else is under way.
+var letters = map[pipeline.Status]string{
+	pipeline.Initial: "W", pipeline.Enqueued: "W", pipeline.InProgress: "I", pipeline.Terminating: "I",
+	pipeline.Successful: "S", pipeline.Failed: "F", pipeline.Terminated: "D", pipeline.Skipped: "D", pipeline.NotExecuted: "D",
+}
+
+// step is how far a build is, 1 to 50.
+func step(x pipeline.Execution) int {
+	switch {
+	case x.Status == pipeline.Successful:
+		return 50
+	case x.Status == pipeline.Enqueued:
+		return 1
+	case len(x.Steps) > 0 && x.Steps[0].Digest != "":
+		return 40
+	case len(x.Steps) > 0 && !x.Steps[0].Started.IsZero():
+		return 20
+	case !x.Started.IsZero():
+		return 5
+	}
+	return 1
+}
+
+func (h *Handlers) startBuild(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	var b startBody
+	if err := api.Decode(w, r, &b); err != nil {
+		return err
+	}
+	bad := &project.Invalid{}
+	if b.Namespace == "" {
+		ws, err := h.namespace(r, by, "")
+		if err != nil {
+			return err
+		}
+		b.Namespace = ws.Domain
+	}
+	if b.RepoName == "" {
+		bad.Add("repo_name", "required", "is required")
+	}
+	if b.CodeRepoPath != nil && *b.CodeRepoPath != "" {
+		bad.Add("code_repo_path", "unsupported", "uploads are built by `slipway build`")
+	}
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	p, err := h.find(r, by, b.Namespace, b.RepoName)
+	if err != nil {
+		return err
+	}
+	pls, err := h.tagPipelines(r.Context(), by, p.ID)
+	if err != nil {
+		return err
+	}
+	var pl *pipeline.Pipeline
+	for i := range pls {
+		if k := tagOf(pls[i]); k.Tag == b.Tag || b.Tag == "" && len(pls) == 1 {
+			pl = &pls[i]
+		}
+	}
+	if pl == nil {
+		bad.Add("tag", "unknown", fmt.Sprintf("%q is no tag of the build configuration of %s/%s", b.Tag, p.Domain, p.Name))
+		return bad.Err()
+	}
+	k := tagOf(*pl)
+	s := pipeline.Start{Branch: k.Ref}
+	if k.RefType == "tag" {
+		s = pipeline.Start{Tag: k.Ref}
+	}
+	if b.CodeCommitID != nil {
+		s.Revision = *b.CodeCommitID
+	}
+	x, err := h.Pipelines.Start(r.Context(), by, pl.ID, s)
+	if err != nil {
+		return err
+	}
+	return h.answerBuild(w, r, p, x, http.StatusCreated)
+}
+
+// namespace is the workspace that a request means: the one named, or the
+// token's only one, or the first of its user.
+func (h *Handlers) namespace(r *http.Request, by access.Actor, name string) (project.Workspace, error) {
+	if name != "" {
+		return h.Projects.Workspace(r.Context(), by, name)
+	}
+	l, err := h.Projects.Workspaces(r.Context(), by)
+	if err != nil {
+		return project.Workspace{}, err
+	}
+	if len(l) == 0 {
+		return project.Workspace{}, fmt.Errorf("a namespace: %w", errdefs.ErrNotFound)
+	}
+	return l[0], nil
+}
+
+// owned finds an execution that is a build, with its project.
+func (h *Handlers) owned(r *http.Request, by access.Actor) (pipeline.Execution, project.Project, error) {
+	id := r.PathValue("build")
+	x, err := h.Pipelines.Execution(r.Context(), by, pipeline.ExecutionID(id))
+	if err == nil && x.Frozen.Attrs[key] == nil {
+		err = errdefs.ErrNotFound
+	}
+	if err != nil {
+		return x, project.Project{}, fmt.Errorf("build %s: %w", id, err)
+	}
+	p, err := h.Projects.Get(r.Context(), by, string(x.Project))
+	return x, p, err
+}
+
+func (h *Handlers) getBuild(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	x, p, err := h.owned(r, by)
+	if err != nil {
+		return err
+	}
+	return h.answerBuild(w, r, p, x, http.StatusOK)
+}
+
+func (h *Handlers) answerBuild(w http.ResponseWriter, r *http.Request, p project.Project, x pipeline.Execution, status int) error {
+	b, err := h.build(r.Context(), p, x, h.username(r, x.By))
+	if err != nil {
+		return err
+	}
+	return api.JSON(w, status, b)
+}
+
+// build maps an execution.
+func (h *Handlers) build(ctx context.Context, p project.Project, x pipeline.Execution, username string) (buildJSON, error) {
+	k := tagOf(x.Frozen)
+	c := k.Config
+	b := buildJSON{
+		BuildID: string(x.ID), CreatedAt: api.Time(x.Created), StartedAt: api.Time(x.Started), EndedAt: api.Time(x.Finished),
+		CodeRepoClient: c.Client, CodeRepoPath: c.Path, CodeRepoType: k.RefType, CodeRepoTypeValue: k.Ref, CreatedBy: username, Detail: detail(x),
+		DockerRepoPath: p.Domain + "/" + p.Name, DockerRepoTag: k.Tag, DockerfileLocation: k.Dockerfile, Status: letters[x.Status],
+		AutoCreated: x.Mode == pipeline.ByPush, StepAt: step(x), BuildNode: c.BuildNode, BuildContextPath: k.Context, BuildCacheEnabled: k.Cache,
+		CodeRepoHTTPURL: c.url(""), IsRemovable: !x.Status.Ended(),
+	}
+	f := forges[c.Client]
+	b.CodeRepoBranchURL = c.url(f.branch + k.Ref)
+	version := x.Version()
+	if x.Commit != nil {
+		b.CodeHeadCommit = &x.Commit.Revision
+		b.CodeCommitHTTPURL = c.url(f.commit + x.Commit.Revision)
+	}
+	switch {
+	case k.VersionTagging == 1:
+		b.DockerRepoVersionTag = &version
+	case k.VersionTagging == 2 && x.Commit != nil:
+		b.DockerRepoVersionTag = &x.Commit.Revision
+	}
+	for _, s := range x.Steps {
+		if s.Action.Build == nil || s.Digest == "" || s.Status != pipeline.Successful {
+			continue
+		}
+		id, err := h.Images.ConfigID(ctx, s.Digest)
+		if err != nil && !errdefs.IsNotFound(err) { // it may have been removed since
+			return b, err
+		}
+		if len(id) >= 12 {
+			id = id[:12]
+			b.ImageID = &id
+		}
+		break
+	}
+	return b, nil
+}
+
+// detail tells the story of a build, line by line.
+func detail(x pipeline.Execution) string {
+	s := "build request was created.\n"
+	for _, st := range x.Steps {
+		if st.Error != "" {
+			s += st.Action.Name + ": " + st.Error + "\n"
+		}
+	}
+	return s
+}
+
+func (h *Handlers) listBuilds(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	page, err := api.Number(r, "page", 1, 1)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	ws, err := h.namespace(r, by, q.Get("namespace"))
+	if err != nil {
+		return err
+	}
+	f := pipeline.Search{Workspace: ws.ID, Dialect: key, Offset: (page - 1) * pageSize, Limit: pageSize}
+	if repo := q.Get("repo_name"); repo != "" {
+		p, err := h.find(r, by, ws.Domain, repo)
+		if err != nil {
+			return err
+		}
+		f.Project = p.ID
+	}
+	l, total, err := h.Pipelines.Search(r.Context(), by, f)
+	if err != nil {
+		return err
+	}
+	if page > 1 && (page-1)*pageSize >= total {
+		return fmt.Errorf("page %d of %d: %w", page, max(1, api.Pages(total, pageSize)), errdefs.ErrNotFound)
+	}
+	out := struct {
+		Count    int         `json:"count"`
+		Next     *string     `json:"next"`
+		Previous *string     `json:"previous"`
+		Results  []buildJSON `json:"results"`
+	}{Count: total, Results: []buildJSON{}}
+	if page*pageSize < total {
+		out.Next = h.page(q, page+1)
+	}
+	if page > 1 {
+		out.Previous = h.page(q, page-1)
+	}
+	names, projects := map[int64]string{}, map[project.ID]project.Project{}
+	for _, x := range l {
+		p, ok := projects[x.Project]
+		if !ok {
+			if p, err = h.Projects.Get(r.Context(), by, string(x.Project)); err != nil {
+				return err
+			}
+			projects[x.Project] = p
+		}
+		if _, ok := names[x.By]; !ok {
+			names[x.By] = h.username(r, x.By)
+		}
+		b, err := h.build(r.Context(), p, x, names[x.By])
+		if err != nil {
+			return err
+		}
+		out.Results = append(out.Results, b)
+	}
+	return api.JSON(w, http.StatusOK, out)
+}
+
+// page is the address of another page with the filters kept.
+func (h *Handlers) page(q url.Values, n int) *string {
+	keep := url.Values{}
+	for _, k := range []string{"namespace", "repo_name"} {
+		if q.Has(k) {
+			keep.Set(k, q.Get(k))
+		}
+	}
+	keep.Set("page", strconv.Itoa(n))
+	s := h.PublicURL + "/v1/builds?" + keep.Encode()
+	return &s
+}
+
+// getLogs gives the lines of all actions of a build, oldest first.
+func (h *Handlers) getLogs(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	from, err := unixTime(r, "start_time")
+	if err != nil {
+		return err
+	}
+	to, err := unixTime(r, "end_time")
+	if err != nil {
+		return err
+	}
+	x, _, err := h.owned(r, by)
+	if err != nil {
+		return err
+	}
+	out := []logJSON{}
+	add := func(at int64, level, message string) {
+		if at >= from && (to == 0 || at <= to) {
+			out = append(out, logJSON{strings.TrimRight(message, "\r"), level, at})
+		}
+	}
+	if !x.Started.IsZero() {
+		add(x.Started.Unix(), "INFO", "starting to build")
+	}
+	for _, s := range x.Steps {
+		if s.Started.IsZero() {
+			continue
+		}
+		lines, _, err := h.Pipelines.Log(r.Context(), by, x.ID, s.ID, logs.Query{})
+		if err != nil {
+			return err
+		}
+		for _, l := range lines {
+			add(l.Time.Unix(), "INFO", l.Text)
+		}
+		if s.Error != "" && !s.Finished.IsZero() {
+			add(s.Finished.Unix(), "ERROR", s.Error)
+		}
+	}
+	return api.JSON(w, http.StatusOK, out)
+}

@@ -1,0 +1,398 @@
+package alauda
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/crypto/ssh"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/pipeline"
+	"slipway/project"
+	"slipway/source"
+)
+
+// forges are the hosted kinds of code_repo_client.
+var forges = map[string]struct{ base, commit, branch, keys string }{
+	"GitHub":    {"https://github.com/", "/commit/", "/tree/", "/settings/keys"},
+	"Bitbucket": {"https://bitbucket.org/", "/commits/", "/branch/", "/admin/access-keys/"},
+	"OSChina":   {"https://gitee.com/", "/commit/", "/tree/", "/deploy_keys"},
+	"GitCafe":   {"https://gitcafe.com/", "/commit/", "/tree/", ""},
+}
+
+// remote checks where the code is and gives what to keep of it.
+func (c *buildConfigBody) remote(bad *project.Invalid) (keptConfig, source.Remote) {
+	k := keptConfig{Client: c.CodeRepoClient}
+	var r source.Remote
+	forge, hosted := forges[c.CodeRepoClient]
+	switch {
+	case hosted:
+		for name, v := range map[string]string{"code_repo_namespace": c.CodeRepoNamespace, "code_repo_name": c.CodeRepoName} {
+			if v == "" {
+				bad.Add("build_config."+name, "required", "is required for "+c.CodeRepoClient)
+			} else if strings.ContainsAny(v, "/?#@: \\") {
+				bad.Add("build_config."+name, "format", "must be one name")
+			}
+		}
+		k.Path = c.CodeRepoNamespace + "/" + c.CodeRepoName
+		r.URL = forge.base + k.Path + ".git"
+	case c.CodeRepoClient == "Simple":
+		if c.CodeRepoCloneURL == "" {
+			bad.Add("build_config.code_repo_clone_url", "required", "is required for Simple")
+			break
+		}
+		r.URL = c.CodeRepoCloneURL
+		if u, err := url.Parse(c.CodeRepoCloneURL); err == nil && u.User != nil && strings.HasPrefix(u.Scheme, "http") {
+			r.Username = u.User.Username()
+			r.Password, _ = u.User.Password()
+			u.User = nil
+			r.URL = u.String()
+		}
+		k.Path = r.URL
+	case c.CodeRepoClient == "":
+		bad.Add("build_config.code_repo_client", "required", "is required")
+	case c.CodeRepoClient == "FileUpload":
+		bad.Add("build_config.code_repo_client", "unsupported", "uploads are built by `slipway build`")
+	default:
+		bad.Add("build_config.code_repo_client", "enum", "must be one of GitHub, Bitbucket, OSChina, GitCafe, Simple")
+	}
+	return k, r
+}
+
+// later refuses what this version would not do.
+func (c *buildConfigBody) later(bad *project.Invalid) {
+	if c.EmailEnabled.V {
+		bad.Add("build_config.email_enabled", "unsupported", "this server sends no mail")
+	}
+	for i, t := range c.TagConfigs {
+		if t.IsActive {
+			bad.Add(field("build_config.tag_configs", i)+".is_active", "unsupported", "this version does not hear of pushes to outside repositories; start builds by POST /v1/builds")
+		}
+	}
+}
+
+func (c *buildConfigBody) tags(prefix string, bad *project.Invalid) []keptTag {
+	if len(c.TagConfigs) == 0 {
+		bad.Add(prefix+"tag_configs", "required", "at least one is required")
+	}
+	seen := map[string]bool{}
+	var l []keptTag
+	for i, t := range c.TagConfigs {
+		k := t.keep(field(prefix+"tag_configs", i), bad)
+		if seen[k.Tag] {
+			bad.Add(field(prefix+"tag_configs", i)+".docker_repo_tag", "conflict", "is there twice")
+		}
+		seen[k.Tag] = true
+		l = append(l, k)
+	}
+	return l
+}
+
+// createRepository makes the project, links it to its code and makes a
+// pipeline for each tag config. When a later step fails the project is taken
+// back, so that trying again meets no half of it.
+func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	var b repositoryBody
+	if err := api.Decode(w, r, &b); err != nil {
+		return err
+	}
+	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("namespace"))
+	if err != nil {
+		return err
+	}
+	bad := &project.Invalid{}
+	if b.RepoName == "" {
+		bad.Add("repo_name", "required", "is required")
+	} else {
+		project.CheckName(bad, "repo_name", b.RepoName)
+	}
+	if b.Namespace != "" && b.Namespace != ws.Domain {
+		bad.Add("namespace", "conflict", "must be the one in the path, "+ws.Domain)
+	}
+	k := kept{Description: b.Description, FullDescription: b.FullDescription}
+	var remote source.Remote
+	var tags []keptTag
+	if b.BuildConfig != nil {
+		var c keptConfig
+		c, remote = b.BuildConfig.remote(bad)
+		tags = b.BuildConfig.tags("build_config.", bad)
+		b.BuildConfig.later(bad)
+		c.BuildNode, c.CreatedBy = "in", by.User.ID
+		if b.BuildConfig.BuildNode.Set && !b.BuildConfig.BuildNode.Null {
+			c.BuildNode = b.BuildConfig.BuildNode.V
+		}
+		if c.PublicKey, remote.PrivateKey, err = deployKey(); err != nil {
+			return err
+		}
+		k.Config = &c
+	}
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	p, err := h.Projects.Create(r.Context(), by, ws.ID, project.New{Name: b.RepoName, DisplayName: b.RepoName, Public: b.IsPublic, Attrs: attrsOf(k)})
+	if err != nil {
+		return err
+	}
+	if k.Config != nil {
+		err := h.Sources.SetRemote(r.Context(), by, p.ID, &remote)
+		for _, t := range tags {
+			if err == nil {
+				err = h.makeTag(r.Context(), by, p, *k.Config, t)
+			}
+		}
+		if err != nil {
+			_ = h.Projects.Delete(context.WithoutCancel(r.Context()), by, p.ID)
+			return err
+		}
+	}
+	return h.answerRepository(w, r, by, p, http.StatusCreated)
+}
+
+// deployKey makes the key pair that a forge lets in.
+func deployKey() (public string, private []byte, err error) {
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, "")
+	if err != nil {
+		return "", nil, err
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return "", nil, err
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), pem.EncodeToMemory(block), nil
+}
+
+// action is the build action of a tag config.
+func (k keptTag) action() pipeline.Action {
+	dockerfile := strings.TrimPrefix(path.Clean(k.Dockerfile), "/")
+	if !strings.Contains(strings.ToLower(path.Base(dockerfile)), "dockerfile") { // a directory
+		dockerfile = path.Join(dockerfile, "Dockerfile")
+	}
+	tags := k.Tag
+	switch k.VersionTagging {
+	case 1:
+		tags += ",$SLIPWAY_VERSION"
+	case 2:
+		tags += ",$SLIPWAY_COMMIT"
+	}
+	return pipeline.Action{Name: "Build", Build: &pipeline.Build{
+		Dockerfile: dockerfile, Context: strings.TrimPrefix(path.Clean(k.Context), "/"), Tag: tags, Archive: true, NoCache: !k.Cache,
+	}}
+}
+
+func (h *Handlers) makeTag(ctx context.Context, by access.Actor, p project.Project, c keptConfig, k keptTag) error {
+	k.Config = c
+	pl, err := h.Pipelines.Create(ctx, by, p.ID, pipeline.Pipeline{Name: k.Tag, Attrs: attrsOf(k)})
+	if err != nil {
+		return err
+	}
+	_, err = h.Pipelines.CreateAction(ctx, by, pl.ID, k.action(), nil)
+	return err
+}
+
+func (h *Handlers) getRepository(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, err := h.find(r, by, r.PathValue("namespace"), r.PathValue("repo"))
+	if err != nil {
+		return err
+	}
+	return h.answerRepository(w, r, by, p, http.StatusOK)
+}
+
+// tagPipelines are the pipelines of a project that are tag configs, by id.
+func (h *Handlers) tagPipelines(ctx context.Context, by access.Actor, p project.ID) ([]pipeline.Pipeline, error) {
+	all, err := h.Pipelines.List(ctx, by, p)
+	return slices.DeleteFunc(all, func(pl pipeline.Pipeline) bool { return pl.Attrs[key] == nil }), err
+}
+
+func tagOf(pl pipeline.Pipeline) (k keptTag) {
+	_ = json.Unmarshal(pl.Attrs[key], &k) // written by this package
+	return k
+}
+
+func keptOf(p project.Project) (k kept) {
+	k.Description = p.DisplayName
+	if b := p.Attrs[key]; b != nil {
+		_ = json.Unmarshal(b, &k) // written by this package
+	}
+	return k
+}
+
+func (h *Handlers) answerRepository(w http.ResponseWriter, r *http.Request, by access.Actor, p project.Project, status int) error {
+	k := keptOf(p)
+	a := repositoryJSON{
+		Namespace: p.Domain, LogoFile: "/static/images/user/default-logo.png", RepoPath: p.Domain + "/" + p.Name, RepoName: p.Name,
+		Description: k.Description, FullDescription: k.FullDescription, CreatedBy: h.username(r, p.CreatedBy), CreatedAt: api.Time(p.Created),
+		UpdatedAt: api.Time(p.Updated), IsPublic: p.Public, IsAutomated: k.Config != nil,
+	}
+	repos, err := h.Images.Repositories(r.Context(), by, p.Workspace)
+	if err != nil && !errdefs.IsPermissionDenied(err) {
+		return err
+	}
+	for _, i := range repos {
+		if i.Name == a.RepoPath {
+			a.Download, a.Upload, a.PulledAt, a.PushedAt = i.Pulls, i.Pushes, api.Time(i.Pulled), api.Time(i.Pushed)
+		}
+	}
+	if k.Config != nil {
+		if a.BuildConfig, err = h.config(r, by, p, *k.Config); err != nil {
+			return err
+		}
+	}
+	return api.JSON(w, status, a)
+}
+
+func (h *Handlers) config(r *http.Request, by access.Actor, p project.Project, c keptConfig) (*buildConfigJSON, error) {
+	pls, err := h.tagPipelines(r.Context(), by, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	a := &buildConfigJSON{
+		ID: p.Number, DockerRepoPath: p.Domain + "/" + p.Name, CodeRepoClient: c.Client, CodeRepoPath: c.Path, CodeRepoPublicKey: c.PublicKey,
+		CreatedBy: h.username(r, c.CreatedBy), BuildNode: c.BuildNode, EmailEnabled: c.Email, CodeRepoPathURL: c.url(""), DeployURL: c.deploy(), TagConfigs: []tagConfigJSON{},
+	}
+	if c.WebhookCode != "" {
+		a.CodeRepoWebhookCode = &c.WebhookCode
+	}
+	for _, pl := range pls {
+		k := tagOf(pl)
+		a.TagConfigs = append(a.TagConfigs, tagConfigJSON{
+			ID: int64(pl.ID), DockerBuildConfigID: p.Number, DockerRepoTag: k.Tag, DockerfileLocation: k.Dockerfile, CodeRepoType: k.RefType,
+			CodeRepoTypeValue: k.Ref, IsActive: k.Active, VersionTagging: k.VersionTagging, BuildContextPath: k.Context, BuildCacheEnabled: k.Cache,
+		})
+	}
+	return a, nil
+}
+
+// url is a page of the forge: the repository, or what suffix adds to it.
+func (c keptConfig) url(suffix string) *string {
+	s := c.Path
+	if f, ok := forges[c.Client]; ok {
+		s = f.base + c.Path + suffix
+	} else if suffix != "" || !strings.HasPrefix(s, "http") {
+		return nil
+	}
+	return &s
+}
+
+func (c keptConfig) deploy() *string {
+	if f := forges[c.Client]; f.keys != "" {
+		return c.url(f.keys)
+	}
+	return nil
+}
+
+// putBuildConfig makes the tag configs those of the body: one with an id is
+// changed, one without is added, others go.
+func (h *Handlers) putBuildConfig(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, err := h.find(r, by, r.PathValue("namespace"), r.PathValue("repo"))
+	if err != nil {
+		return err
+	}
+	k := keptOf(p)
+	if k.Config == nil {
+		return fmt.Errorf("repository %s/%s has no build configuration: %w", p.Domain, p.Name, errdefs.ErrNotFound)
+	}
+	var b buildConfigBody
+	if err := api.Decode(w, r, &b); err != nil {
+		return err
+	}
+	have, err := h.tagPipelines(r.Context(), by, p.ID)
+	if err != nil {
+		return err
+	}
+	bad := &project.Invalid{}
+	tags := b.tags("", bad)
+	b.later(bad)
+	byID := map[int64]pipeline.Pipeline{}
+	for _, pl := range have {
+		byID[int64(pl.ID)] = pl
+	}
+	given := map[int64]bool{}
+	for i, t := range b.TagConfigs {
+		if t.ID == nil {
+			continue
+		}
+		if _, ok := byID[*t.ID]; !ok || given[*t.ID] {
+			bad.Add(field("tag_configs", i)+".id", "unknown", fmt.Sprintf("%d is no tag config of this repository, or is there twice", *t.ID))
+		}
+		given[*t.ID] = true
+	}
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	if b.BuildNode.Set && !b.BuildNode.Null {
+		k.Config.BuildNode = b.BuildNode.V
+	}
+	if p, err = h.Projects.Update(r.Context(), by, p.ID, project.Change{Attrs: attrsOf(k)}); err != nil {
+		return err
+	}
+	// Removals first: a new tag config may take the name of an old one.
+	for _, pl := range have {
+		if !given[int64(pl.ID)] {
+			if err := h.Pipelines.Delete(r.Context(), by, pl.ID); err != nil {
+				return err
+			}
+		}
+	}
+	for i, t := range tags {
+		t.Config = *k.Config
+		if id := b.TagConfigs[i].ID; id != nil {
+			err = h.changeTag(r.Context(), by, byID[*id], t)
+		} else {
+			err = h.makeTag(r.Context(), by, p, *k.Config, t)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	c, err := h.config(r, by, p, *k.Config)
+	if err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusOK, c)
+}
+
+// changeTag edits the pipeline's own fields and its build action; what people
+// added to it stays.
+func (h *Handlers) changeTag(ctx context.Context, by access.Actor, pl pipeline.Pipeline, k keptTag) error {
+	_, err := h.Pipelines.Update(ctx, by, pl.ID, func(p *pipeline.Pipeline) error {
+		p.Name = k.Tag
+		if p.Attrs == nil {
+			p.Attrs = map[string]json.RawMessage{}
+		}
+		p.Attrs[key] = attrsOf(k)[key]
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	actions, err := h.Pipelines.Actions(ctx, by, pl.ID)
+	if err != nil {
+		return err
+	}
+	for _, a := range actions {
+		if a.Build != nil && a.Build.Archive {
+			_, err := h.Pipelines.UpdateAction(ctx, by, pl.ID, a.ID, func(a *pipeline.Action) error {
+				a.Build = k.action().Build
+				return nil
+			}, nil)
+			return err
+		}
+	}
+	_, err = h.Pipelines.CreateAction(ctx, by, pl.ID, k.action(), nil)
+	return err
+}

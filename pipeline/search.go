@@ -1,0 +1,75 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/project"
+)
+
+// Search selects executions of several pipelines.
+type Search struct {
+	Workspace string     // UUID
+	Project   project.ID // "": of all projects
+	Dialect   string     // of pipelines that keep fields of this dialect; "": of all
+	Offset    int
+	Limit     int
+}
+
+// Version names an execution by the second it was made in: "v20150528.111327".
+func (x Execution) Version() string { return "v" + x.Created.UTC().Format("20060102.150405") }
+
+// Search lists executions with their actions, newest first, and tells how many
+// there are in all.
+func (p *Pipelines) Search(ctx context.Context, by access.Actor, s Search) (l []Execution, total int, err error) {
+	if err := by.May(s.Workspace, access.ExecutionInfo); err != nil {
+		return nil, 0, err
+	}
+	const which = ` FROM executions e JOIN pipelines p ON p.id = e.pipeline JOIN projects j ON j.id = p.project
+		WHERE p.workspace = ? AND (? = '' OR p.project = ?) AND (? = '' OR p.dialects LIKE '%/' || ? || '/%') AND j.deleted IS NULL`
+	args := []any{s.Workspace, s.Project, s.Project, s.Dialect, s.Dialect}
+	err = p.db.Read(ctx, func(tx *db.Tx) error {
+		if err := tx.QueryRow(`SELECT COUNT(*)`+which, args...).Scan(&total); err != nil {
+			return err
+		}
+		rows, err := tx.Query(`SELECT e.id`+which+` ORDER BY e.created DESC, e.number DESC LIMIT ? OFFSET ?`, append(args, s.Limit, s.Offset)...)
+		if err != nil {
+			return err
+		}
+		var ids []ExecutionID
+		for rows.Next() {
+			var id ExecutionID
+			if err := rows.Scan(&id); err != nil {
+				rows.Close()
+				return err
+			}
+			ids = append(ids, id)
+		}
+		rows.Close()
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			x, err := loadExecution(tx, id)
+			if err != nil {
+				return err
+			}
+			l = append(l, x)
+		}
+		return nil
+	})
+	return l, total, err
+}
+
+// dialects lists those that keep fields, as "/alauda/buddy/".
+func dialects(attrs map[string]json.RawMessage) string {
+	l := "/"
+	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+		l += k + "/"
+	}
+	return l
+}
