@@ -1,0 +1,156 @@
+package buddy
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/pipeline"
+)
+
+func (h *handlers) listActions(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, _, at, err := h.pipeline(r, by)
+	if err != nil {
+		return err
+	}
+	all, err := h.Pipelines.Actions(r.Context(), by, p.ID)
+	if err != nil {
+		return err
+	}
+	l := []object{}
+	for _, a := range all {
+		l = append(l, h.fromAction(at, &a))
+	}
+	return api.JSON(w, http.StatusOK, object{{"url", at.url("/actions")}, {"html_url", at.page("/actions")}, {"actions", l}})
+}
+
+// after reads after_action_id: nil is the end, or where it is.
+func after(d *decoder, b body) (at *pipeline.ActionID) {
+	raw, ok := b["after_action_id"]
+	if !ok || isNull(raw) {
+		return nil
+	}
+	d.at("after_action_id", func() {
+		id := pipeline.ActionID(d.int(raw))
+		at = &id
+	})
+	return at
+}
+
+func (h *handlers) createAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, _, at, err := h.pipeline(r, by)
+	if err != nil {
+		return err
+	}
+	b, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	d := &decoder{}
+	typ := ""
+	d.at("type", func() {
+		if raw, ok := b["type"]; ok {
+			typ = d.str(raw)
+		}
+	})
+	a, ok := newAction(typ)
+	switch {
+	case ok:
+	case typ == "" && len(d.inv.Fields) == 0:
+		d.inv.Add("type", "required", "is required")
+	case typ != "":
+		d.inv.Add("type", "enum", "must be one of "+typeRun+", "+typeBuild+", "+typeMulti)
+	}
+	if !ok { // its other members mean nothing yet
+		return d.inv.Err()
+	}
+	unknown, err := readAction(d, b, &a)
+	if err != nil {
+		return err
+	}
+	ignored(w, unknown)
+	behind := after(d, b)
+	requireCommands(d, b, &a)
+	if err := d.checked(a.Validate); err != nil {
+		return err
+	}
+	if a, err = h.Pipelines.CreateAction(r.Context(), by, p.ID, a, behind); err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusCreated, h.fromAction(at, &a).with("pipeline", shortPipeline(at, &p)))
+}
+
+// requireCommands asks for inline_commands: they may be empty, which starts the
+// image's own program, but that has to be said.
+func requireCommands(d *decoder, b body, a *action) {
+	if raw, ok := b["inline_commands"]; a.Run != nil && a.Run.Entrypoint == "" && (!ok || isNull(raw)) {
+		d.inv.Add("inline_commands", "required", "is required")
+	}
+}
+
+func (h *handlers) getAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, _, at, err := h.pipeline(r, by)
+	if err != nil {
+		return err
+	}
+	id, err := number(r, "action")
+	if err != nil {
+		return err
+	}
+	a, err := h.Pipelines.Action(r.Context(), by, p.ID, pipeline.ActionID(id))
+	if err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusOK, h.fromAction(at, &a).with("pipeline", shortPipeline(at, &p)))
+}
+
+func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, _, at, err := h.pipeline(r, by)
+	if err != nil {
+		return err
+	}
+	id, err := number(r, "action")
+	if err != nil {
+		return err
+	}
+	b, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	d := &decoder{}
+	behind := after(d, b)
+	var unknown []string
+	a, err := h.Pipelines.UpdateAction(r.Context(), by, p.ID, pipeline.ActionID(id), func(a *action) (err error) {
+		if raw, ok := b["type"]; ok && !isNull(raw) {
+			var typ string
+			if json.Unmarshal(raw, &typ) != nil || typ != typeOf(a) {
+				d.inv.Add("type", "conflict", "cannot be changed: the action is a "+typeOf(a))
+			}
+		}
+		if unknown, err = readAction(d, b, a); err != nil {
+			return err
+		}
+		return d.checked(a.Validate)
+	}, behind)
+	ignored(w, unknown)
+	if err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusOK, h.fromAction(at, &a).with("pipeline", shortPipeline(at, &p)))
+}
+
+func (h *handlers) deleteAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, _, _, err := h.pipeline(r, by)
+	if err != nil {
+		return err
+	}
+	id, err := number(r, "action")
+	if err != nil {
+		return err
+	}
+	if err := h.Pipelines.DeleteAction(r.Context(), by, p.ID, pipeline.ActionID(id)); err != nil {
+		return err
+	}
+	return noContent(w)
+}

@@ -1,0 +1,275 @@
+// Package buddy is the dialect of Buddy's REST API: its route table and the
+// mapping between its JSON and the core. It knows the words of three ages of
+// the vendor's pages (2022 to 2026) and answers in those of the newest.
+//
+// What of a pipeline and an action is obeyed, stored only, or ignored is in
+// docs/buddy.md, which a test holds to the tables of this package.
+package buddy
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/pipeline"
+	"slipway/project"
+	"slipway/source"
+)
+
+// Rooms are the front doors that the dialect speaks to.
+type Rooms struct {
+	Access    *access.Access
+	Projects  *project.Projects
+	Sources   *source.Sources
+	Pipelines *pipeline.Pipelines
+}
+
+type handlers struct {
+	Rooms
+	base string // public URL without a slash at its end
+}
+
+// New makes the dialect; publicURL is how others reach the server.
+func New(publicURL string, r Rooms) api.Dialect {
+	h := &handlers{r, strings.TrimSuffix(publicURL, "/")}
+	return api.Dialect{
+		Name:     "buddy",
+		Prefixes: []string{"/workspaces", "/user", "/api", "/apiworkspaces", "/oauth2"},
+		Rewrite:  rewrite,
+		Token:    func(r *http.Request) string { return r.URL.Query().Get("access_token") },
+		Fail:     fail,
+		Before:   before,
+		Table:    h.table(),
+	}
+}
+
+// rewrite knows the aliases: everything is served below /api too, where
+// self-hosted installations have it, and one call of the vendor's SDK leaves
+// out a slash.
+func rewrite(path string) string {
+	if rest, ok := strings.CutPrefix(path, "/apiworkspaces"); ok && (rest == "" || rest[0] == '/') {
+		return "/workspaces" + rest
+	}
+	if rest, ok := strings.CutPrefix(path, "/api/"); ok {
+		return "/" + rest
+	}
+	return path
+}
+
+func (h *handlers) table() map[string]api.Handler {
+	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}",
+		"/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
+	return map[string]api.Handler{
+		"GET /user":                 h.getUser,
+		"GET /user/tokens":          h.listTokens,
+		"POST /user/tokens":         h.createToken,
+		"GET /user/tokens/{id}":     h.getToken,
+		"DELETE /user/tokens/{id}":  h.deleteToken,
+		"GET /user/token":           h.getOwnToken,
+		"GET /workspaces":           h.listWorkspaces,
+		"POST /workspaces":          h.createWorkspace,
+		"GET " + w:                  h.getWorkspace,
+		"GET " + w + "/projects":    h.listProjects,
+		"POST " + w + "/projects":   h.createProject,
+		"GET " + p:                  h.getProject,
+		"PATCH " + p:                h.updateProject,
+		"DELETE " + p:               h.deleteProject,
+		"GET " + p + "/pipelines":   h.listPipelines,
+		"POST " + p + "/pipelines":  h.createPipeline,
+		"GET " + l:                  h.getPipeline,
+		"PATCH " + l:                h.updatePipeline,
+		"DELETE " + l:               h.deletePipeline,
+		"GET " + l + "/actions":     h.listActions,
+		"POST " + l + "/actions":    h.createAction,
+		"GET " + l + "/executions":  h.listExecutions,
+		"POST " + l + "/executions": h.startExecution,
+
+		"GET " + l + "/actions/{action}":                                  h.getAction,
+		"PATCH " + l + "/actions/{action}":                                h.updateAction,
+		"DELETE " + l + "/actions/{action}":                               h.deleteAction,
+		"GET " + l + "/executions/{number}":                               h.getExecution,
+		"PATCH " + l + "/executions/{number}":                             h.operate,
+		"GET " + l + "/executions/{number}/action_executions/{step}":      h.getStep,
+		"GET " + l + "/executions/{number}/action_executions/{step}/logs": h.getLogs,
+		"GET " + l + "/executions/{number}/action/{action}":               h.getStepOfAction,
+	}
+}
+
+// before sets the limits that clients wait for when they are low: far away,
+// and reset in the future.
+func before(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("X-Rate-Limit-Limit", "100000")
+	w.Header().Set("X-Rate-Limit-Remaining", "99999")
+	w.Header().Set("X-Rate-Limit-Reset", strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10))
+}
+
+// fail answers an error: {"errors":[{"message":...}]}, one for each bad field.
+// A name that is taken and a full disk are 400: clients of this API repeat
+// every 5xx five times.
+func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
+	switch {
+	case status == http.StatusConflict, status == http.StatusPreconditionFailed, status == http.StatusInsufficientStorage:
+		status = http.StatusBadRequest
+	}
+	type message struct {
+		Message string `json:"message"`
+	}
+	var l []message
+	if inv, ok := project.AsInvalid(err); ok {
+		for _, f := range inv.Fields {
+			if f.Path == "" {
+				l = append(l, message{f.Message})
+				continue
+			}
+			l = append(l, message{f.Path + " " + f.Message})
+		}
+	}
+	if len(l) == 0 {
+		text := http.StatusText(status)
+		switch {
+		case status >= 500:
+			text = "Internal error; its cause is in the server's log under the request id " + api.ID(r)
+		case status == http.StatusUnauthorized:
+			text = "Wrong authentication data"
+		case err != nil:
+			text = plainMessage(err)
+		}
+		l = []message{{text}}
+	}
+	_ = api.JSON(w, status, map[string]any{"errors": l})
+}
+
+// plainMessage is an error without the words of its kind.
+func plainMessage(err error) string {
+	s := err.Error()
+	for _, kind := range []error{
+		errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument,
+		errdefs.ErrResourceExhausted, errdefs.ErrConflict, errdefs.ErrFailedPrecondition,
+	} {
+		if errors.Is(err, kind) && s != kind.Error() {
+			if cut, ok := strings.CutSuffix(s, ": "+kind.Error()); ok {
+				switch {
+				case errors.Is(kind, errdefs.ErrNotFound):
+					return cut + " does not exist"
+				case errors.Is(kind, errdefs.ErrAlreadyExists):
+					return cut + " is taken"
+				}
+				return cut
+			}
+		}
+	}
+	return s
+}
+
+// place is where an object lies, for its links.
+type place struct {
+	base, workspace, project string
+	pipeline                 pipeline.ID
+}
+
+func (p place) path() string {
+	s := "/workspaces/" + p.workspace
+	if p.project != "" {
+		s += "/projects/" + p.project
+	}
+	if p.pipeline != 0 {
+		s += "/pipelines/" + strconv.FormatInt(int64(p.pipeline), 10)
+	}
+	return s
+}
+
+// url is the link of the API to something below the place.
+func (p place) url(format string, a ...any) string {
+	return p.base + p.path() + fmt.Sprintf(format, a...)
+}
+
+// page is the link to its page of the console.
+func (p place) page(format string, a ...any) string {
+	s := p.base + "/ui/" + p.workspace
+	if p.project != "" {
+		s += "/" + p.project
+	}
+	if p.pipeline != 0 {
+		s += "/pipelines/" + strconv.FormatInt(int64(p.pipeline), 10)
+	}
+	return s + fmt.Sprintf(format, a...)
+}
+
+func (p place) in(id pipeline.ID) place { p.pipeline = id; return p }
+
+// listQuery is what all lists are asked with.
+type listQuery struct {
+	page, size int
+	by         string
+	down       bool
+}
+
+func readQuery(r *http.Request) (listQuery, error) {
+	q := listQuery{by: "id"}
+	var inv project.Invalid
+	number := func(name string, def, least, most int) int {
+		n, err := api.Number(r, name, def, least)
+		if i, ok := project.AsInvalid(err); ok {
+			inv.Fields = append(inv.Fields, i.Fields...)
+		}
+		return min(n, most)
+	}
+	q.page, q.size = number("page", 1, 1, 1<<30), number("per_page", 20, 1, 1000)
+	switch by := r.URL.Query().Get("sort_by"); by {
+	case "":
+	case "name", "id":
+		q.by = by
+	default:
+		inv.Add("sort_by", "enum", "must be one of name, id")
+	}
+	switch strings.ToUpper(r.URL.Query().Get("sort_direction")) {
+	case "", "ASC":
+	case "DESC":
+		q.down = true
+	default:
+		inv.Add("sort_direction", "enum", "must be one of ASC, DESC")
+	}
+	return q, inv.Err()
+}
+
+func compareFold(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) }
+
+// number reads an id of the path; what is none does not exist.
+func number(r *http.Request, name string) (int64, error) {
+	n, err := strconv.ParseInt(r.PathValue(name), 10, 64)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("%s %q: %w", name, r.PathValue(name), errdefs.ErrNotFound)
+	}
+	return n, nil
+}
+
+// decode reads the members of a body.
+func decode(w http.ResponseWriter, r *http.Request) (body, error) {
+	b := body{}
+	if err := api.Decode(w, r, &b); err != nil {
+		return nil, err
+	}
+	if b == nil {
+		return body{}, nil
+	}
+	return b, nil
+}
+
+// ignored lists members that nobody reads.
+func ignored(w http.ResponseWriter, names []string) {
+	if len(names) > 0 {
+		w.Header().Set(api.IgnoredHeader, strings.Join(names, ", "))
+	}
+}
+
+func noContent(w http.ResponseWriter) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
