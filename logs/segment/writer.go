@@ -61,7 +61,6 @@ type Writer struct {
 // chunk is a run of frames of one stream.
 type chunk struct {
 	b      []byte
-	frames int64
 	lines  int64 // that end in b
 	stream byte
 	part   bool // the last frame is partial
@@ -114,7 +113,6 @@ func (c *chunk) line(h *header, line []byte, before int) {
 		line = line[MaxFrame:]
 	}
 	c.b = h.frame(c.b, c.stream, false, line)
-	c.frames++
 	c.lines++
 	c.part = false
 }
@@ -128,7 +126,6 @@ func (c *chunk) partial(h *header, b []byte, before int) int {
 		return 0
 	}
 	c.b = h.frame(c.b, c.stream, true, b)
-	c.frames++
 	c.part = true
 	return before
 }
@@ -143,13 +140,14 @@ func (w *Writer) write(c *chunk) {
 	if w.full && c.stream != 'm' {
 		return
 	}
+	rest := c.b
 	err := w.enter()
 	if err == nil {
-		err = w.put(c)
+		rest, err = w.put(c)
 		w.leave()
 	}
 	if err != nil {
-		w.lost += int64(len(c.b)) - c.frames*HeaderLen
+		w.lost += int64(len(rest) - HeaderLen*bytes.Count(rest, []byte{'\n'}))
 		w.why = err
 		w.shut = true
 	}
@@ -183,8 +181,9 @@ func (w *Writer) closing(out []byte, h *header) ([]byte, int64) {
 }
 
 // put writes frames, what has to be said before them, and at the bound of the
-// log what has to be said after them.
-func (w *Writer) put(c *chunk) error {
+// log what has to be said after them. With an error it gives the frames that
+// are not in the log.
+func (w *Writer) put(c *chunk) ([]byte, error) {
 	b, lines, part := c.b, c.lines, c.part
 	full := false
 	if w.o.Max > 0 && c.stream != 'm' {
@@ -195,10 +194,11 @@ func (w *Writer) put(c *chunk) error {
 	}
 	if w.size+int64(len(b)) > w.o.Segment && (!w.parts() || w.size+int64(len(b)) > w.o.Segment+MaxLine) {
 		if err := w.rotate(); err != nil {
-			return err
+			return b, err
 		}
 	}
 	var told int64
+	before, whole := 0, b
 	if w.shut || w.lost > w.told || full {
 		h := stamp(time.Now())
 		out := w.buf[:0]
@@ -213,6 +213,7 @@ func (w *Writer) put(c *chunk) error {
 			out = h.frame(out, 'm', false, fmt.Appendf(nil, "%d bytes of output could not be written: %s", told, reason(w.why)))
 			lines++
 		}
+		before = len(out)
 		out = append(out, b...)
 		if full {
 			if len(b) > 0 {
@@ -228,8 +229,11 @@ func (w *Writer) put(c *chunk) error {
 		w.buf = out
 		b = out
 	}
-	if err := w.raw(b); err != nil {
-		return err
+	if n, err := w.raw(b); err != nil {
+		if n >= before {
+			w.told += told
+		}
+		return whole[min(len(whole), max(0, n-before)):], err
 	}
 	w.lines += lines
 	if w.shut || full {
@@ -240,7 +244,7 @@ func (w *Writer) put(c *chunk) error {
 	}
 	w.full = w.full || full
 	w.told += told
-	return nil
+	return nil, nil
 }
 
 // reason is the error without the path, which is nothing for a log.
@@ -266,17 +270,20 @@ func (c *chunk) cut(n int64) (b []byte, lines int64, part bool) {
 	return b, lines, part
 }
 
-// raw writes to the file, all or nothing.
-func (w *Writer) raw(b []byte) error {
+// raw writes frames to the file. With an error it says how many bytes of them
+// are there all the same; they are whole frames.
+func (w *Writer) raw(b []byte) (int, error) {
 	n, err := w.f.Write(b)
 	if err != nil {
-		if n > 0 && w.f.Truncate(w.size) != nil {
+		if n > 0 {
+			n = bytes.LastIndexByte(b[:n], '\n') + 1
+			_ = w.f.Truncate(w.size + int64(n))
 			w.size = -1 // what is there is looked at again
 		}
-		return err
+		return n, err
 	}
 	w.size += int64(n)
-	return nil
+	return n, nil
 }
 
 // enter takes the lock and makes sure that w.f is the last segment and all
@@ -473,7 +480,7 @@ func (w *Writer) rotate() error {
 	if w.parts() {
 		h := stamp(time.Now())
 		b, n := w.closing(nil, &h)
-		if err := w.raw(b); err != nil {
+		if _, err := w.raw(b); err != nil {
 			return err
 		}
 		w.lines += n
