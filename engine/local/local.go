@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -73,17 +74,24 @@ type Engine struct {
 	syncer  syncer
 	damage  *Damage
 
+	// What all containers have in common, see spec.go.
+	nofile      uint64
+	memory      int64 // of the host, in bytes
+	noSwapLimit bool  // the host cannot bound swap
+	oomServe    int
+	seccomp     *specs.LinuxSeccomp
+
 	cgroups  cgroups
 	net      *network // also BuildKit's network provider
 	monitors *monitors
 	views    views
 	runs     runs
 	services services
-	volumes  volumes
 	builder  *builder // see build.go
 
 	closing atomic.Bool
-	clean   bool // all parts came up, so Close may say that the stores are whole
+	closed  chan struct{} // closed when the engine is going away
+	clean   bool          // all parts came up, so Close may say that the stores are whole
 	ending  sync.WaitGroup
 	lock    *os.File
 	closers []func()
@@ -109,7 +117,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	quiet()
-	e := &Engine{opts: o, log: o.Logger.With("room", "engine"), dir: o.Dir, inst: instance(o.Dir), boot: bootID()}
+	e := &Engine{opts: o, log: o.Logger.With("room", "engine"), dir: o.Dir, inst: instance(o.Dir), boot: bootID(), closed: make(chan struct{})}
 	e.run = "/run/slipway-" + e.inst // short: a socket path may have 107 bytes
 	e.runcRoot = filepath.Join(e.run, "runc")
 	defer func() {
@@ -117,7 +125,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 			err = errors.Join(fmt.Errorf("engine: %w", err), e.Close())
 		}
 	}()
-	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("instances"), e.path("volumes"),
+	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("volumes"),
 		e.run, filepath.Join(e.run, "m"), filepath.Join(e.run, "b"), filepath.Join(e.run, "netns")} {
 		if err := os.MkdirAll(d, 0o711); err != nil {
 			return nil, err
@@ -151,6 +159,9 @@ func (e *Engine) start(ctx context.Context) error {
 	if err := e.openCgroups(); err != nil {
 		return fmt.Errorf("cgroups: %w", err)
 	}
+	if err := e.openSpec(); err != nil {
+		return err
+	}
 	if err := e.openMonitors(); err != nil {
 		return fmt.Errorf("monitors: %w", err)
 	}
@@ -162,6 +173,9 @@ func (e *Engine) start(ctx context.Context) error {
 	if err := e.openStores(ctx); err != nil {
 		return fmt.Errorf("stores: %w", err)
 	}
+	if err := e.openViews(ctx); err != nil {
+		return fmt.Errorf("images in use: %w", err)
+	}
 	lap("stores")
 	if err := e.openNetwork(); err != nil {
 		return fmt.Errorf("network: %w", err)
@@ -171,14 +185,10 @@ func (e *Engine) start(ctx context.Context) error {
 		return fmt.Errorf("builder: %w", err)
 	}
 	lap("builder")
-	if err := e.openServices(ctx); err != nil {
-		return fmt.Errorf("services: %w", err)
-	}
-	if err := e.openRuns(ctx); err != nil {
-		return fmt.Errorf("runs: %w", err)
-	}
+	e.openServices()
+	e.openRuns()
 	lap("containers")
-	return nil
+	return e.net.prune()
 }
 
 // Close leaves all containers running. Calls that are under way should have
@@ -187,10 +197,12 @@ func (e *Engine) Close() error {
 	if !e.closing.CompareAndSwap(false, true) {
 		return nil
 	}
+	close(e.closed)
 	if e.monitors != nil {
 		e.monitors.close()
 	}
 	e.ending.Wait()
+	e.closeViews()
 	var err error
 	if e.builder != nil {
 		err = errors.Join(err, e.builder.close())

@@ -199,3 +199,27 @@ func (e *Engine) missing(ctx context.Context, desc ocispec.Descriptor) (errs []e
 	}
 	return errs
 }
+
+// describe finds a manifest or index in the store.
+func (e *Engine) describe(ctx context.Context, dgst string) (ocispec.Descriptor, error) {
+	d, err := digest.Parse(dgst)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("%q: %w: %w", dgst, errdefs.ErrInvalidArgument, err)
+	}
+	info, err := e.content.Info(ctx, d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc := ocispec.Descriptor{Digest: d, Size: info.Size}
+	if info.Size > manifestMax {
+		return desc, fmt.Errorf("%s is no image: %w", dgst, errdefs.ErrInvalidArgument)
+	}
+	b, err := content.ReadBlob(ctx, e.content, desc)
+	if err != nil {
+		return desc, err
+	}
+	if desc.MediaType = manifestType(b); desc.MediaType == "" {
+		return desc, fmt.Errorf("%s is no image: %w", dgst, errdefs.ErrInvalidArgument)
+	}
+	return desc, nil
+}

@@ -1,0 +1,449 @@
+package local
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/engine"
+	"slipway/engine/local/wire"
+)
+
+// Kinds of containers.
+const (
+	kindRun      = "run"
+	kindInstance = "instance"
+)
+
+const (
+	// hung is how long after the grace a child may take to end its container.
+	hung = 10 * time.Second
+	// askTime bounds the wait for an answer that comes at once, or after a clean
+	// up.
+	askTime = 40 * time.Second
+)
+
+var errLost = errors.New("its monitor was killed")
+
+// record is start.json: what a later server has to know of a container. It has
+// no secrets.
+type record struct {
+	Name   string        `json:"name"` // of the container, for runc and in paths
+	Kind   string        `json:"kind"`
+	ID     string        `json:"id"` // of the run or instance
+	Owner  engine.Owner  `json:"owner"`
+	Boot   string        `json:"boot"`
+	At     time.Time     `json:"at"`
+	Bundle string        `json:"bundle"`
+	Layer  string        `json:"layer"` // what it writes to its file system
+	View   string        `json:"view"`  // the image below that
+	Cgroup string        `json:"cgroup"`
+	Mounts []string      `json:"mounts"` // to be unmounted after the end, in this order
+	Log    string        `json:"log"`
+	Grace  time.Duration `json:"grace"`
+
+	Slot    int    `json:"slot,omitempty"`    // its namespace is that of the pool
+	Network string `json:"network,omitempty"` // or one of its own in this network,
+	Last    int    `json:"last,omitempty"`    // with this last octet
+	Netns   string `json:"netns,omitempty"`
+
+	Image    string             `json:"image"` // digest
+	Platform string             `json:"platform,omitempty"`
+	Export   *engine.VolumePath `json:"export,omitempty"` // of a run
+
+	// Of an instance; Env, Files and the like are nowhere on the disk.
+	Service string `json:"service,omitempty"`
+	Hash    string `json:"hash,omitempty"`
+	Host    string `json:"host,omitempty"`
+}
+
+// monitors starts containers under child processes and finds those of earlier
+// servers again. Every container has one.
+type monitors struct {
+	e       *Engine
+	mu      sync.Mutex
+	by      map[string]*monitor // by name
+	readers sync.WaitGroup
+}
+
+// monitor is the server's end of one child, or what is known of a container
+// whose child is gone.
+type monitor struct {
+	record
+	m       *monitors
+	foreign int           // version of the child's protocol if it is not ours
+	done    chan struct{} // closed when exit is set
+	exit    *wire.Exit
+	settled chan struct{} // of an instance: closed when it has been cleaned up after
+
+	mu      sync.Mutex
+	child   int // its pid
+	pid     int // of the container
+	started time.Time
+	asked   bool // to end
+	conn    net.Conn
+	seq     int
+	open    map[int]chan wire.Reply // requests without an answer; nil without a connection
+}
+
+func (m *monitors) dir(name string) string { return m.e.path("runs", name) }
+func (m *monitors) run(name string) string { return filepath.Join(m.e.run, "m", name) }
+
+// get gives the monitor of a name, nil if there is none.
+func (m *monitors) get(name string) *monitor {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.by[name]
+}
+
+// all gives every monitor of a kind; "" is any.
+func (m *monitors) all(kind string) (l []*monitor) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, mon := range m.by {
+		if kind == "" || mon.Kind == kind {
+			l = append(l, mon)
+		}
+	}
+	return l
+}
+
+// close lets all children alone.
+func (m *monitors) close() {
+	for _, mon := range m.all("") {
+		mon.hangUp()
+	}
+	m.readers.Wait()
+}
+
+func (m *monitors) monitor(rec record) *monitor {
+	return &monitor{record: rec, m: m, done: make(chan struct{}), settled: make(chan struct{})}
+}
+
+// start starts the container of a record that is new. The monitor is also given
+// when the container could not start: then it has ended. An error means that
+// nothing was started and nothing is kept.
+func (m *monitors) start(rec record, cfg wire.Config) (*monitor, error) {
+	rec.Boot, rec.At = m.e.boot, time.Now()
+	mon := m.monitor(rec)
+	m.mu.Lock()
+	if m.by[rec.Name] != nil {
+		m.mu.Unlock()
+		return nil, fmt.Errorf("%s is there already", rec.Name)
+	}
+	m.by[rec.Name] = mon
+	m.mu.Unlock()
+	if err := mon.launch(cfg); err != nil {
+		mon.dismiss()
+		m.forget(rec.Name)
+		return nil, err
+	}
+	return mon, nil
+}
+
+// launch writes the record, starts the child and tells it what to run.
+func (mon *monitor) launch(cfg wire.Config) error {
+	m := mon.m
+	cfg.ID, cfg.Dir, cfg.Run = mon.Name, m.dir(mon.Name), m.run(mon.Name)
+	cfg.Runc, cfg.Root, cfg.Bundle, cfg.Cgroup, cfg.Log = m.e.runc, m.e.runcRoot, mon.Bundle, mon.Cgroup, mon.Log
+	cfg.Unmount = mon.Mounts
+	for _, d := range []string{cfg.Run, filepath.Dir(cfg.Log)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := m.write(mon.record); err != nil {
+		return err
+	}
+	conn, pid, err := m.spawn(cfg.Run)
+	if err != nil {
+		return fmt.Errorf("start the monitor: %w", err)
+	}
+	mon.child = pid
+	hello := mon.attach(conn, wire.Version)
+	started := mon.send(wire.Request{Op: wire.OpStart, Config: &cfg})
+	if r, ok := <-hello; !ok || r.Error != "" {
+		return fmt.Errorf("the monitor did not answer: %s%s", r.Error, mon.complaint())
+	}
+	r, ok := <-started
+	switch {
+	case ok && r.Error == "":
+		mon.mu.Lock()
+		mon.pid, mon.started = r.Pid, r.Start
+		mon.mu.Unlock()
+	case ok && r.Code != wire.CodeRunc: // refused before anything was done
+		return errors.New(r.Error)
+	}
+	// One that was killed in the middle, or could not start it, has ended.
+	mon.wait()
+	return nil
+}
+
+// write writes start.json. It is not synced: of a host that lost power it is
+// only read that the container was lost.
+func (m *monitors) write(rec record) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(m.dir(rec.Name), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(m.dir(rec.Name), wire.StartFile), b, 0o600)
+}
+
+// writeExit writes the exit record of a container that has no child to do it.
+func (m *monitors) writeExit(rec record, x *wire.Exit) error {
+	b, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(m.dir(rec.Name), wire.ExitFile), b)
+}
+
+// complaint is what the child wrote before it went.
+func (mon *monitor) complaint() string {
+	b, _ := os.ReadFile(filepath.Join(mon.m.run(mon.Name), wire.ErrFile))
+	if len(b) > 500 {
+		b = b[:500]
+	}
+	return string(b)
+}
+
+// spawn starts a child. It gets one end of a socket pair, a file for its last
+// words, and nothing else.
+func (m *monitors) spawn(run string) (net.Conn, int, error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	ours, theirs := os.NewFile(uintptr(p[0]), "child"), os.NewFile(uintptr(p[1]), "server")
+	defer ours.Close()
+	defer theirs.Close()
+	errf, err := os.OpenFile(filepath.Join(run, wire.ErrFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer errf.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer null.Close()
+	// Not by os/exec: waiting for each would keep a thread for each.
+	pid, err := syscall.ForkExec(m.e.child, wire.Args(m.e.inst, m.e.opts.DataDir), &syscall.ProcAttr{
+		Dir: "/", Env: []string{"GOGC=25", "GOMAXPROCS=2", "GOTRACEBACK=1"},
+		Files: []uintptr{null.Fd(), null.Fd(), errf.Fd(), wire.Descriptor: theirs.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		reap(pid)
+		return nil, 0, err
+	}
+	return conn, pid, nil
+}
+
+// reap takes the status of a child that is about to end. One that an earlier
+// server started is not ours to wait for.
+func reap(pid int) {
+	var ws unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &ws, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// attach begins to read from the child, says hello and gives its answer.
+func (mon *monitor) attach(c net.Conn, version int) <-chan wire.Reply {
+	mon.mu.Lock()
+	mon.conn, mon.open = c, map[int]chan wire.Reply{}
+	mon.mu.Unlock()
+	mon.m.readers.Go(func() { mon.read(c) })
+	return mon.send(wire.Request{Op: wire.OpHello, V: version})
+}
+
+// read takes the answers until the connection ends.
+func (mon *monitor) read(c net.Conn) {
+	dec := json.NewDecoder(c)
+	for {
+		var r wire.Reply
+		if err := dec.Decode(&r); err != nil {
+			break
+		}
+		mon.mu.Lock()
+		ch := mon.open[r.N]
+		delete(mon.open, r.N)
+		mon.mu.Unlock()
+		if ch != nil {
+			ch <- r
+		}
+	}
+	_ = c.Close()
+	mon.mu.Lock()
+	pid := mon.child
+	if mon.conn == c { // and not yet another
+		for _, ch := range mon.open {
+			close(ch)
+		}
+		mon.open = nil
+	}
+	mon.mu.Unlock()
+	if pid > 0 && !mon.m.e.closing.Load() {
+		go reap(pid)
+	}
+}
+
+func (mon *monitor) hangUp() {
+	mon.mu.Lock()
+	defer mon.mu.Unlock()
+	if mon.conn != nil {
+		_ = mon.conn.Close()
+	}
+}
+
+// send sends one request. The channel gives the answer, or is closed when the
+// child is gone.
+func (mon *monitor) send(q wire.Request) <-chan wire.Reply {
+	ch := make(chan wire.Reply, 1)
+	mon.mu.Lock()
+	defer mon.mu.Unlock()
+	if mon.open == nil {
+		close(ch)
+		return ch
+	}
+	mon.seq++
+	q.N = mon.seq
+	b, err := json.Marshal(q)
+	if err == nil {
+		_, err = mon.conn.Write(append(b, '\n'))
+	}
+	if err != nil {
+		close(ch)
+		return ch
+	}
+	mon.open[q.N] = ch
+	return ch
+}
+
+// ask sends a request and waits for the answer.
+func (mon *monitor) ask(q wire.Request) (wire.Reply, error) {
+	t := time.NewTimer(askTime)
+	defer t.Stop()
+	select {
+	case r, ok := <-mon.send(q):
+		if !ok {
+			return r, errLost
+		}
+		if r.Error != "" {
+			return r, errors.New(r.Error)
+		}
+		return r, nil
+	case <-t.C:
+		return wire.Reply{}, errors.New("the monitor does not answer")
+	}
+}
+
+// wait waits in the background for the exit. A child that goes without a
+// record was killed; then the container is ended too.
+func (mon *monitor) wait() {
+	ch := mon.send(wire.Request{Op: wire.OpWait})
+	mon.m.readers.Go(func() {
+		r, ok := <-ch
+		x := r.Exit
+		if !ok || x == nil {
+			if x = readExit(mon.m.dir(mon.Name)); x == nil {
+				if mon.m.e.closing.Load() {
+					return // the server goes; the container stays
+				}
+				x = mon.m.lost(mon.record, engine.ReasonLost)
+			}
+		}
+		mon.ended(x)
+	})
+}
+
+func (mon *monitor) ended(x *wire.Exit) {
+	mon.exit = x
+	close(mon.done)
+}
+
+// kill asks for an end; after the grace the cgroup is killed. The child does
+// it, also when the server goes meanwhile.
+func (mon *monitor) kill(grace time.Duration, why engine.Reason) {
+	mon.killMillis(millis(grace), why)
+}
+
+// killMillis is kill with a grace as the child takes it: below 0 is the one it
+// was started with.
+func (mon *monitor) killMillis(ms int64, why engine.Reason) {
+	mon.mu.Lock()
+	mon.asked = true
+	mon.mu.Unlock()
+	grace := time.Duration(ms) * time.Millisecond
+	if ms < 0 {
+		grace = mon.Grace
+	}
+	_, _ = mon.ask(wire.Request{Op: wire.OpKill, Grace: ms, Reason: string(why)})
+	t := time.AfterFunc(grace+hung, func() { // a child that does not do it is itself at fault
+		mon.mu.Lock()
+		pid := mon.child
+		mon.mu.Unlock()
+		select {
+		case <-mon.done:
+		default:
+			if pid > 1 && !mon.m.e.closing.Load() {
+				mon.m.e.log.Error("a monitor did not end its container and is killed", "id", mon.ID)
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+	})
+	go func() {
+		select {
+		case <-mon.done:
+		case <-mon.m.e.closed:
+		}
+		t.Stop()
+	}()
+}
+
+// dismiss lets the child of an ended container go. The record stays.
+func (mon *monitor) dismiss() {
+	if _, err := mon.ask(wire.Request{Op: wire.OpDelete}); err != nil && !errors.Is(err, errLost) {
+		mon.m.e.log.Warn("a monitor does not go", "id", mon.ID, "err", err)
+	}
+	mon.hangUp()
+	_ = os.RemoveAll(mon.m.run(mon.Name))
+}
+
+// forget drops the record of a container whose child is gone.
+func (m *monitors) forget(name string) {
+	m.mu.Lock()
+	delete(m.by, name)
+	m.mu.Unlock()
+	if err := os.RemoveAll(m.dir(name)); err != nil {
+		m.e.log.Error("a record could not be removed", "name", name, "err", err)
+	}
+}
+
+func readExit(dir string) *wire.Exit {
+	b, err := os.ReadFile(filepath.Join(dir, wire.ExitFile))
+	x := &wire.Exit{}
+	if err != nil || json.Unmarshal(b, x) != nil {
+		return nil
+	}
+	return x
+}
