@@ -1,21 +1,22 @@
-// Package source is git: every project's own bare repository served over smart
-// HTTP, mirrors of outside ones, and checkouts for pipelines and builds.
 package source
 
 import (
 	"context"
+	"fmt"
 	"io"
-	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
-	"slipway/access"
 	"slipway/db"
 	"slipway/project"
 	"slipway/secret"
 )
 
-// Push is the data of event.Pushed: one updated ref. New is zeros for a
-// deleted ref, Old for a new one.
+// Push is the data of event.Pushed: one updated ref. Old and New are commits,
+// of an annotated tag those that it stands for. New is zeros for a deleted ref,
+// Old for a new one.
 type Push struct {
 	Ref    string `json:"ref"` // refs/heads/main
 	Old    string `json:"old"`
@@ -41,7 +42,7 @@ type Person struct{ Name, Email string }
 // Ref is a branch or tag.
 type Ref struct {
 	Name    string // refs/heads/main
-	Commit  string
+	Commit  string // of an annotated tag the commit it stands for
 	Default bool
 }
 
@@ -60,52 +61,6 @@ type Config struct {
 	Private bool   // outside URLs may lead to private addresses
 }
 
-// Sources is the front door.
-type Sources struct {
-	cfg      Config
-	db       *db.DB
-	projects *project.Projects
-	secrets  *secret.Secrets
-}
-
-// New makes the front door.
-func New(cfg Config, d *db.DB, p *project.Projects, s *secret.Secrets) (*Sources, error) {
-	return &Sources{cfg, d, p, s}, nil
-}
-
-// Handler serves /git/<workspace>/<project>.git; authenticate finds the actor
-// of a request, or writes the refusal and gives ok false.
-func (s *Sources) Handler(authenticate func(http.ResponseWriter, *http.Request) (by access.Actor, ok bool)) http.Handler {
-	panic("unwritten")
-}
-
-// SetRemote links a project to an outside repository, or with a nil remote to
-// its own again.
-func (s *Sources) SetRemote(ctx context.Context, by access.Actor, id project.ID, r *Remote) error {
-	panic("unwritten")
-}
-
-// Remote gives the outside repository of a project without its secrets, or nil.
-func (s *Sources) Remote(ctx context.Context, id project.ID) (*Remote, error) { panic("unwritten") }
-
-// Refs lists branches and tags of the own repository or the mirror.
-func (s *Sources) Refs(ctx context.Context, by access.Actor, id project.ID) ([]Ref, error) {
-	panic("unwritten")
-}
-
-// DefaultBranch is "main" until the first push names another.
-func (s *Sources) DefaultBranch(ctx context.Context, id project.ID) (string, error) {
-	panic("unwritten")
-}
-
-// Resolve finds the commit of a revision: a full or short hash, a ref, a
-// branch, a tag, or HEAD of branch ("" is the default one). A linked project
-// asks the outside repository. It gives nil, nil for HEAD of a repository with
-// no commit; errdefs.ErrNotFound names an unknown revision.
-func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision string) (*Commit, error) {
-	panic("unwritten")
-}
-
 // CheckoutSpec says what a work tree is to look like.
 type CheckoutSpec struct {
 	Revision string // full hash
@@ -117,20 +72,6 @@ type CheckoutSpec struct {
 	Out      func(line string)
 }
 
-// Checkout brings Dir to a commit: files of git are as in the commit, others
-// stay, and .git is a repository of its own without credentials or config of
-// whoever wrote into Dir before. Nothing that lies in Dir is run or followed
-// out of it.
-func (s *Sources) Checkout(ctx context.Context, id project.ID, spec CheckoutSpec) error {
-	panic("unwritten")
-}
-
-// Archive gives the files of a commit below dir as a tar, exactly as a
-// checkout would have them.
-func (s *Sources) Archive(ctx context.Context, id project.ID, revision, dir string) (io.ReadCloser, error) {
-	panic("unwritten")
-}
-
 // Content is a file or directory of a commit.
 type Content struct {
 	Path    string
@@ -140,20 +81,60 @@ type Content struct {
 	Entries []Content // of a directory, without their data
 }
 
-// Read gives a file or directory at a revision.
-func (s *Sources) Read(ctx context.Context, by access.Actor, id project.ID, revision, path string) (Content, error) {
-	panic("unwritten")
+// zeros is the hash of what is not there.
+const zeros = "0000000000000000000000000000000000000000"
+
+// Sources is the front door.
+type Sources struct {
+	cfg      Config
+	db       *db.DB
+	projects *project.Projects
+	secrets  *secret.Secrets
+	git      program
+	locks    locks
+
+	mu      sync.Mutex
+	untold  map[project.ID]bool // refs moved and telling it failed
+	wake    chan struct{}       // untold is not empty
+	refresh map[project.ID]time.Time
 }
 
-// Write commits one file on a branch, as a push would; data nil removes it. It
-// makes the first commit of an empty repository.
-func (s *Sources) Write(ctx context.Context, by access.Actor, id project.ID, branch, path string, data []byte, message string) (Commit, error) {
-	panic("unwritten")
+// New makes the front door. It fails with a message for the operator when git
+// is missing or too old.
+func New(cfg Config, d *db.DB, p *project.Projects, s *secret.Secrets) (*Sources, error) {
+	if cfg.MaxPush <= 0 {
+		cfg.MaxPush = 2 << 30
+	}
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	cfg.Dir = dir
+	g, err := findGit(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"repos", "mirrors", "work"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			return nil, fmt.Errorf("source: %w", err)
+		}
+	}
+	return &Sources{
+		cfg: cfg, db: d, projects: p, secrets: s, git: g,
+		locks:   locks{held: map[string]*held{}},
+		untold:  map[project.ID]bool{},
+		wake:    make(chan struct{}, 1),
+		refresh: map[project.ID]time.Time{},
+	}, nil
 }
 
 // URL is the path below the public URL where the repository is served.
 func URL(workspace, name string) string { return "/git/" + workspace + "/" + name + ".git" }
 
-// Run repeats what is unfinished (a push whose event is missing), prunes old
-// mirrors and removes repositories of projects that are gone, until ctx ends.
-func (s *Sources) Run(ctx context.Context) error { panic("unwritten") }
+// closer is a reader with an own way to end.
+type closer struct {
+	io.Reader
+	close func() error
+}
+
+func (c closer) Close() error { return c.close() }

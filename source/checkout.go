@@ -1,0 +1,509 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"slipway/crash"
+	"slipway/project"
+)
+
+// memory is what is remembered of a work tree: this, and the index beside it.
+type memory struct {
+	Dir      string
+	Revision string
+	Branch   string
+	Depth    int
+	Refs     string // branches and tags that its .git knows
+	Origin   string
+	Git      map[string]print
+	Lines    []string // what was said about it
+}
+
+var keyText = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`)
+
+// checkout is one checkout under way.
+type checkout struct {
+	s      *Sources
+	id     project.ID
+	spec   CheckoutSpec
+	repo   string // where the objects are
+	origin string // of a linked project
+	at     string // what is remembered lies here
+	was    memory
+	index  *index
+	tree   *walker
+}
+
+// Checkout brings Dir to a commit: files of git are as in the commit, others
+// stay, and .git is a repository of its own without credentials or config of
+// whoever wrote into Dir before. Nothing that lies in Dir is run or followed
+// out of it. A file whose content is right is left as it is, with its time.
+// Submodules and the contents of Git LFS are not fetched, which Out is told.
+func (s *Sources) Checkout(ctx context.Context, id project.ID, spec CheckoutSpec) error {
+	if err := spec.validate(); err != nil {
+		return err
+	}
+	if !idText.MatchString(string(id)) {
+		return fmt.Errorf("project %q: %w", id, errdefs.ErrNotFound)
+	}
+	c := &checkout{s: s, id: id, spec: spec, at: filepath.Join(s.cfg.Dir, "work", string(id), spec.Key)}
+	if err := os.MkdirAll(filepath.Join(c.at, "empty"), 0o700); err != nil {
+		return fmt.Errorf("check out: %w", err)
+	}
+	k, err := s.locks.take(ctx, c.at+"/lock", false)
+	if err != nil {
+		return err
+	}
+	defer k.release()
+	if c.tree, err = openWalker(spec.Dir); err != nil {
+		return fmt.Errorf("check out: %w", err)
+	}
+	defer c.tree.close()
+	for again := false; ; again = true {
+		err := c.run(ctx)
+		var g *gitError
+		if err == nil || again || c.origin == "" || context.Cause(ctx) != nil || !errors.As(err, &g) {
+			if err != nil {
+				return fmt.Errorf("check out %s: %w", spec.Revision, err)
+			}
+			return nil
+		}
+		// A mirror that cannot be read is a cache gone bad.
+		if err := s.forget(ctx, id); err != nil {
+			return err
+		}
+	}
+}
+
+func (spec *CheckoutSpec) validate() error {
+	var bad project.Invalid
+	if !isHash(spec.Revision) {
+		bad.Add("revision", "format", "is not a full hash")
+	}
+	if spec.Branch != "" && !goodRef("refs/heads/"+spec.Branch) {
+		bad.Add("branch", "format", "is not the name of a branch")
+	}
+	if spec.Depth < 0 {
+		bad.Add("depth", "minimum", "is less than 0")
+	}
+	if !filepath.IsAbs(spec.Dir) {
+		bad.Add("dir", "format", "is not an absolute path")
+	}
+	if !keyText.MatchString(spec.Key) {
+		bad.Add("key", "format", "is not a plain name")
+	}
+	return bad.Err()
+}
+
+// forget drops the mirror of a project.
+func (s *Sources) forget(ctx context.Context, id project.ID) error {
+	k, err := s.locks.take(ctx, s.mirrorLock(id), false)
+	if err != nil {
+		return err
+	}
+	defer k.release()
+	return s.dropMirror(id)
+}
+
+// objects gives the repository that holds a commit, and of a linked project
+// the URL of the origin.
+func (s *Sources) objectsOf(ctx context.Context, id project.ID, revision string, depth int) (dir, origin string, err error) {
+	remote, _, err := s.loadRemote(ctx, id)
+	if err != nil {
+		return "", "", err
+	}
+	if remote != nil {
+		dir, err = s.fetch(ctx, id, remote, revision, "", depth)
+		return dir, remote.URL, err
+	}
+	dir, err = s.own(id)
+	return dir, "", err
+}
+
+func (c *checkout) run(ctx context.Context) error {
+	var err error
+	if c.repo, c.origin, err = c.s.objectsOf(ctx, c.id, c.spec.Revision, c.spec.Depth); err != nil {
+		return err
+	}
+	refs, err := c.s.branchesAndTags(ctx, c.repo, c.spec)
+	if err != nil {
+		return err
+	}
+	c.was = c.remembered()
+	same := c.index != nil && c.was.Revision == c.spec.Revision
+	if same && c.was.Branch == c.spec.Branch && c.was.Depth == c.spec.Depth && c.was.Refs == refs && c.was.Origin == c.origin {
+		ok, err := c.untouched()
+		if err != nil {
+			return err
+		}
+		if ok {
+			c.say(c.was.Lines)
+			return nil
+		}
+	}
+	return c.change(ctx, refs)
+}
+
+// remembered reads what is known of the work tree; nothing if it is a new one.
+func (c *checkout) remembered() memory {
+	var m memory
+	c.index = nil
+	if c.spec.Fresh {
+		return m
+	}
+	b, err := os.ReadFile(filepath.Join(c.at, "state.json"))
+	if err != nil || json.Unmarshal(b, &m) != nil || m.Dir != c.spec.Dir {
+		m = memory{}
+	}
+	if raw, err := os.ReadFile(filepath.Join(c.at, "index")); err == nil {
+		c.index, _ = parseIndex(raw)
+	}
+	return m
+}
+
+// untouched tells whether all files of the commit and of .git are as they were
+// left.
+func (c *checkout) untouched() (bool, error) {
+	for i, e := range c.index.entries {
+		var st unix.Stat_t
+		err := c.tree.lstat(e.path, &st)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if e.mode == modeModule && fits(e.mode, &st) {
+			continue
+		}
+		if !c.index.same(i, &st) {
+			return false, nil
+		}
+	}
+	want, err := c.parts(c.was.Refs)
+	if err != nil {
+		return false, err
+	}
+	return newDotGit(want, c.was.Git).clean(c.tree)
+}
+
+// parts are the files that .git is to hold.
+func (c *checkout) parts(refs string) (map[string]part, error) {
+	objects := c.repo
+	if c.spec.Depth > 0 {
+		objects = filepath.Join(c.at, "git")
+	}
+	want, err := c.s.parts(objects, refs, c.origin, c.spec)
+	if err == nil {
+		want["index"] = part{from: filepath.Join(c.at, "index")}
+	}
+	return want, err
+}
+
+// change brings the files, then .git, to the commit.
+func (c *checkout) change(ctx context.Context, refs string) error {
+	old, lost := c.index, []string(nil)
+	now, err := c.readTree(ctx)
+	if err != nil {
+		return err
+	}
+	lost = now.inherit(old)
+	c.index = now
+	lines, err := c.notes(ctx)
+	if err != nil {
+		return err
+	}
+	// From here on the tree is between two commits: the new index is kept with
+	// what it inherited, so that a crash loses sight of no file.
+	if err := os.RemoveAll(filepath.Join(c.at, "state.json")); err != nil {
+		return err
+	}
+	if err := c.keepIndex(old, lost); err != nil {
+		return err
+	}
+	if err := c.sweepStaging(); err != nil {
+		return err
+	}
+	for _, path := range lost {
+		if err := c.tree.remove(path); err != nil {
+			return err
+		}
+		if err := c.tree.empty(path); err != nil {
+			return err
+		}
+	}
+	c.tree.pop(0)
+	crash.At("source: files of the old commit are gone")
+	wrong, err := c.wrong()
+	if err != nil {
+		return err
+	}
+	if err := c.write(ctx, wrong); err != nil {
+		return err
+	}
+	crash.At("source: files are checked out")
+	if err := replace(filepath.Join(c.at, "index"), c.index.bytes()); err != nil {
+		return err
+	}
+	if c.spec.Depth > 0 {
+		if err := c.s.history(ctx, c.repo, filepath.Join(c.at, "git"), c.spec); err != nil {
+			return err
+		}
+	}
+	want, err := c.parts(refs)
+	if err != nil {
+		return err
+	}
+	c.tree.pop(0)
+	made, err := newDotGit(want, c.was.Git).put(c.tree)
+	if err != nil {
+		return err
+	}
+	m := memory{c.spec.Dir, c.spec.Revision, c.spec.Branch, c.spec.Depth, refs, c.origin, made, lines}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := replace(filepath.Join(c.at, "state.json"), b); err != nil {
+		return err
+	}
+	crash.At("source: a checkout is done")
+	c.say(lines)
+	return nil
+}
+
+// readTree makes the index of the commit. Git sees an empty folder for a work
+// tree.
+func (c *checkout) readTree(ctx context.Context) (*index, error) {
+	name := filepath.Join(c.at, "index.new")
+	for _, left := range []string{name, name + ".lock"} {
+		if err := os.RemoveAll(left); err != nil {
+			return nil, err
+		}
+	}
+	_, err := c.s.git.run(ctx, call{
+		repo: c.repo, tree: filepath.Join(c.at, "empty"), index: name, nosync: true,
+		args: []string{"read-tree", c.spec.Revision},
+	})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	return parseIndex(raw)
+}
+
+// keepIndex remembers the paths of both commits: those of the new one as they
+// will be, and those that are to go as they were.
+func (c *checkout) keepIndex(old *index, lost []string) error {
+	if len(lost) == 0 {
+		return replace(filepath.Join(c.at, "index"), c.index.bytes())
+	}
+	return replace(filepath.Join(c.at, "index"), union(c.index, old).bytes())
+}
+
+// wrong lists the entries whose files are not as they are to be.
+func (c *checkout) wrong() ([]int, error) {
+	var list []int
+	for i, e := range c.index.entries {
+		var st unix.Stat_t
+		err := c.tree.lstat(e.path, &st)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && (c.index.same(i, &st) || e.mode == modeModule && fits(e.mode, &st)) {
+			continue
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+const staging = ".slipway-checkout-"
+
+// write lets git write files into a new folder that nobody else has seen, and
+// moves them to their places.
+func (c *checkout) write(ctx context.Context, wrong []int) error {
+	if len(wrong) == 0 {
+		return nil
+	}
+	name := staging + uuid.NewString()
+	if err := mkdirat(c.tree.root, name, 0o700); err != nil {
+		return fmt.Errorf("make a folder in the work tree: %w", err)
+	}
+	defer func() { _ = removeat(c.tree.root, name) }()
+	var paths bytes.Buffer
+	for _, i := range wrong {
+		if c.index.entries[i].mode != modeModule {
+			paths.WriteString(c.index.entries[i].path)
+			paths.WriteByte(0)
+		}
+	}
+	if paths.Len() > 0 {
+		_, err := c.s.git.run(ctx, call{
+			repo: c.repo, tree: filepath.Join(c.at, "empty"), index: filepath.Join(c.at, "index.new"), nosync: true, write: true,
+			args:  []string{"checkout-index", "--quiet", "--force", "-z", "--stdin", "--prefix=" + filepath.Join(c.spec.Dir, name) + "/"},
+			stdin: &paths,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	from, err := openWalker(filepath.Join(c.spec.Dir, name))
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	for _, i := range wrong {
+		if err := c.place(from, i); err != nil {
+			return fmt.Errorf("%s: %w", c.index.entries[i].path, err)
+		}
+	}
+	return nil
+}
+
+// place moves one file to where it belongs, unless what is there is the same.
+func (c *checkout) place(from *walker, i int) error {
+	e := c.index.entries[i]
+	to, base, err := c.tree.parent(e.path, true)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = lstatat(to, base, &st)
+	there := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if e.mode == modeModule {
+		if there {
+			if err := removeat(to, base); err != nil {
+				return err
+			}
+		}
+		if err := mkdirat(to, base, 0o755); err != nil {
+			return err
+		}
+		if err := lstatat(to, base, &st); err != nil {
+			return err
+		}
+		c.index.set(i, &st)
+		return nil
+	}
+	fd, name, err := from.parent(e.path, false)
+	if err != nil {
+		return err
+	}
+	same := false
+	if there && fits(e.mode, &st) {
+		if same, err = equal(fd, name, to, base); err != nil {
+			return err
+		}
+	}
+	if !same {
+		if there && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			if err := removeat(to, base); err != nil {
+				return err
+			}
+		}
+		if err := unix.Renameat(fd, name, to, base); err != nil {
+			return fmt.Errorf("move into place: %w", err)
+		}
+	}
+	if err := lstatat(to, base, &st); err != nil {
+		return err
+	}
+	c.index.set(i, &st)
+	return nil
+}
+
+// sweepStaging removes what a killed checkout left in the work tree.
+func (c *checkout) sweepStaging() error {
+	f, err := os.Open(c.spec.Dir)
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(-1)
+	_ = f.Close()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if rest, ok := strings.CutPrefix(name, staging); ok && uuid.Validate(rest) == nil {
+			if err := removeat(c.tree.root, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// notes says what of the commit a work tree does not get.
+func (c *checkout) notes(ctx context.Context) ([]string, error) {
+	list, err := c.s.git.objects(ctx, c.repo, maxCommit, c.spec.Revision+"^{commit}")
+	if err != nil {
+		return nil, err
+	}
+	if len(list) != 1 || list[0].kind != "commit" {
+		return nil, fmt.Errorf("commit: %w", errdefs.ErrNotFound)
+	}
+	where := "detached"
+	if c.spec.Branch != "" {
+		where = c.spec.Branch
+	}
+	lines := []string{fmt.Sprintf("Checked out %s (%s): %s", c.spec.Revision, where, parseCommit("", list[0].data).Subject)}
+	var attributes []string
+	for _, e := range c.index.entries {
+		if e.mode == modeModule {
+			lines = append(lines, "Submodule "+e.path+" is not fetched: its folder stays empty")
+		}
+		if e.path == ".gitattributes" || strings.HasSuffix(e.path, "/.gitattributes") {
+			attributes = append(attributes, e.hex())
+		}
+	}
+	if len(attributes) > 0 {
+		list, err := c.s.git.objects(ctx, c.repo, maxCommit, attributes...)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range list {
+			if bytes.Contains(o.data, []byte("filter=lfs")) {
+				return append(lines, "Git LFS is not fetched: files that .gitattributes gives to it are pointers only"), nil
+			}
+		}
+	}
+	return lines, nil
+}
+
+func (c *checkout) say(lines []string) {
+	if c.spec.Out == nil {
+		return
+	}
+	for _, l := range lines {
+		c.spec.Out(l)
+	}
+}
+
+// replace writes a file that is there whole or not at all.
+func replace(name string, data []byte) error {
+	tmp := name + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}

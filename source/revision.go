@@ -1,0 +1,210 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/project"
+)
+
+const maxCommit = 4 << 20
+
+func isHash(s string) bool { return len(s) == 40 && isHex(s) }
+
+func isHex(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// goodRef tells whether a name can be that of a ref, and so holds none of the
+// characters by which git's revisions are made of others.
+func goodRef(name string) bool {
+	if name == "" || len(name) > 1024 || strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") || strings.HasSuffix(name, ".") {
+		return false
+	}
+	for _, part := range strings.Split(name, "/") {
+		if part == "" || strings.HasPrefix(part, ".") || strings.HasPrefix(part, "-") || strings.HasSuffix(part, ".lock") {
+			return false
+		}
+	}
+	if strings.Contains(name, "..") || strings.Contains(name, "@{") || name == "@" {
+		return false
+	}
+	return !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) })
+}
+
+// names gives what a revision may stand for, the likeliest first.
+func names(revision string) []string {
+	var list []string
+	if isHash(revision) {
+		return []string{revision}
+	}
+	if strings.HasPrefix(revision, "refs/heads/") || strings.HasPrefix(revision, "refs/tags/") {
+		return []string{revision}
+	}
+	if goodRef("refs/heads/" + revision) {
+		list = append(list, "refs/heads/"+revision, "refs/tags/"+revision)
+	}
+	if len(revision) >= 4 && len(revision) < 40 && isHex(revision) {
+		list = append(list, revision)
+	}
+	return list
+}
+
+// Resolve finds the commit of a revision: a full or short hash, a ref, a
+// branch, a tag, or HEAD of branch ("" is the default one). A linked project
+// asks the outside repository. It gives nil, nil for HEAD of a repository with
+// no commit; errdefs.ErrNotFound names an unknown revision.
+func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision string) (*Commit, error) {
+	revision = strings.TrimSpace(revision)
+	if branch == "HEAD" {
+		branch = ""
+	}
+	remote, known, err := s.loadRemote(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if remote != nil {
+		return s.resolveRemote(ctx, id, remote, known, branch, revision)
+	}
+	dir, err := s.own(id)
+	if err != nil {
+		return nil, err
+	}
+	if revision != "" && revision != "HEAD" {
+		return s.commit(ctx, dir, revision, names(revision))
+	}
+	head := headOf(dir)
+	if branch == "" {
+		branch = head
+	}
+	c, err := s.commit(ctx, dir, branch, []string{"refs/heads/" + strings.TrimPrefix(branch, "refs/heads/")})
+	if errdefs.IsNotFound(err) && branch == head {
+		refs, rerr := s.git.tips(ctx, dir)
+		if rerr == nil && len(refs) == 0 {
+			return nil, nil
+		}
+	}
+	return c, err
+}
+
+// commit gives the first of some names that leads to a commit.
+func (s *Sources) commit(ctx context.Context, dir, asked string, names []string) (*Commit, error) {
+	var good []string
+	for _, n := range names {
+		if goodRef(n) {
+			good = append(good, n+"^{commit}")
+		}
+	}
+	if len(good) == 0 {
+		return nil, fmt.Errorf("revision %q: %w", asked, errdefs.ErrNotFound)
+	}
+	list, err := s.git.objects(ctx, dir, maxCommit, good...)
+	if err != nil {
+		return nil, fmt.Errorf("revision %q: %w", asked, err)
+	}
+	for _, o := range list {
+		switch o.kind {
+		case "commit":
+			c := parseCommit(o.hash, o.data)
+			return &c, nil
+		case "ambiguous":
+			return nil, fmt.Errorf("revision %q: several commits begin so: %w", asked, errdefs.ErrNotFound)
+		}
+	}
+	return nil, fmt.Errorf("revision %q: %w", asked, errdefs.ErrNotFound)
+}
+
+func (s *Sources) resolveRemote(ctx context.Context, id project.ID, r *Remote, known, branch, revision string) (*Commit, error) {
+	dir := s.mirrorPath(id)
+	if isHash(revision) {
+		if !s.has(ctx, dir, revision) {
+			if _, err := s.fetch(ctx, id, r, revision, "", 1); err != nil {
+				return nil, fmt.Errorf("revision %q: %w", revision, err)
+			}
+		}
+		return s.commit(ctx, dir, revision, []string{revision})
+	}
+	v, err := s.look(ctx, id, r, known)
+	if err != nil {
+		return nil, err
+	}
+	head := revision == "" || revision == "HEAD"
+	if head {
+		if len(v.refs) == 0 && (branch == "" || branch == v.head) {
+			return nil, nil
+		}
+		revision = branch
+		if branch == "" {
+			revision = v.head
+		}
+	}
+	for _, name := range names(revision) {
+		hash, ok := v.refs[name]
+		if !ok && !strings.HasPrefix(name, "refs/") {
+			return s.resolveShort(ctx, id, r, revision)
+		}
+		if !ok || head && !strings.HasPrefix(name, "refs/heads/") {
+			continue
+		}
+		if _, err := s.fetch(ctx, id, r, hash, name, 1); err != nil {
+			return nil, fmt.Errorf("revision %q: %w", revision, err)
+		}
+		return s.commit(ctx, dir, revision, []string{hash})
+	}
+	return nil, fmt.Errorf("revision %q: %s has no such branch or tag: %w", revision, redact(r.URL), errdefs.ErrNotFound)
+}
+
+// resolveShort finds a shortened hash outside: first in the mirror, then in all
+// of the history.
+func (s *Sources) resolveShort(ctx context.Context, id project.ID, r *Remote, short string) (*Commit, error) {
+	dir, err := s.wholeMirror(ctx, id, r, true)
+	if err != nil {
+		return nil, err
+	}
+	return s.commit(ctx, dir, short, []string{short})
+}
+
+// parseCommit reads a commit object.
+func parseCommit(hash string, data []byte) Commit {
+	c := Commit{Revision: hash}
+	head, text, _ := bytes.Cut(data, []byte("\n\n"))
+	for line := range strings.Lines(string(head)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch key {
+		case "author":
+			c.Author, c.AuthorDate = parsePerson(value)
+		case "committer":
+			c.Committer, c.CommitDate = parsePerson(value)
+		}
+	}
+	c.Message = strings.ToValidUTF8(string(text), "\uFFFD")
+	subject, _, _ := strings.Cut(strings.TrimLeft(c.Message, "\n"), "\n\n")
+	c.Subject = strings.TrimSpace(strings.ReplaceAll(subject, "\n", " "))
+	return c
+}
+
+// parsePerson reads "Name <email> seconds zone".
+func parsePerson(line string) (Person, time.Time) {
+	line = strings.ToValidUTF8(line, "\uFFFD")
+	name, rest, _ := strings.Cut(line, "<")
+	i := strings.LastIndexByte(rest, '>')
+	if i < 0 {
+		return Person{Name: strings.TrimSpace(name)}, time.Time{}
+	}
+	p := Person{strings.TrimSpace(name), strings.TrimSpace(rest[:i])}
+	f := strings.Fields(rest[i+1:])
+	if len(f) == 0 {
+		return p, time.Time{}
+	}
+	sec, err := strconv.ParseInt(f[0], 10, 64)
+	if err != nil {
+		return p, time.Time{}
+	}
+	return p, time.Unix(sec, 0).UTC()
+}
