@@ -31,7 +31,7 @@ const (
 // stays; that of a service is closed when it holds a seventh of keep, so that
 // a service that says little has no lines that are much too old.
 func (l *Logs) Run(ctx context.Context, keep time.Duration) error {
-	k := &keeper{l: l, keep: keep, done: map[string]time.Time{}}
+	k := &keeper{l: l, keep: keep}
 	t := time.NewTicker(passTime)
 	defer t.Stop()
 	for {
@@ -49,27 +49,42 @@ func (l *Logs) Run(ctx context.Context, keep time.Duration) error {
 type keeper struct {
 	l    *Logs
 	keep time.Duration
-	done map[string]time.Time // directories in which nothing is to be done, with their time of change
+	done map[string]still // logs in which nothing is to be done
+}
+
+// still is what says that nothing has changed in a log.
+type still struct {
+	dir  time.Time // of change
+	last string    // the segment that may be written
+	size int64
+}
+
+func (s still) holds(dir string) bool {
+	st, err := os.Stat(dir)
+	if err != nil || !st.ModTime().Equal(s.dir) {
+		return false
+	}
+	st, err = os.Stat(s.last)
+	return s.last == "" || err == nil && st.Size() == s.size
 }
 
 // pass looks at every log once.
 func (k *keeper) pass(ctx context.Context, now time.Time) error {
 	var errs []error
-	seen := map[string]time.Time{}
+	seen := map[string]still{}
 	visit := func(dir string, keep time.Duration) {
-		st, err := os.Stat(dir)
-		if err != nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return
 		}
-		if t, ok := k.done[dir]; ok && t.Equal(st.ModTime()) && keep == 0 {
-			seen[dir] = t
+		if was, ok := k.done[dir]; ok && keep == 0 && was.holds(dir) {
+			seen[dir] = was
 			return
 		}
-		idle, err := k.tidy(ctx, dir, keep, now)
+		now, idle, err := k.tidy(ctx, dir, keep, now)
 		if err != nil {
 			errs = append(errs, err)
 		} else if idle {
-			seen[dir] = st.ModTime()
+			seen[dir] = now
 		}
 	}
 	for _, x := range subs(filepath.Join(k.l.dir, "executions")) {
@@ -97,13 +112,16 @@ func subs(dir string) []string {
 
 // tidy does what is to be done in one log. It is idle if there will be nothing
 // more unless it is written to.
-func (k *keeper) tidy(ctx context.Context, dir string, keep time.Duration, now time.Time) (idle bool, err error) {
+func (k *keeper) tidy(ctx context.Context, dir string, keep time.Duration, now time.Time) (was still, idle bool, err error) {
 	if err := k.leftovers(dir); err != nil {
-		return false, err
+		return was, false, err
 	}
 	list, err := segment.List(dir)
 	if err != nil {
-		return false, ignore(err)
+		return was, false, ignore(err)
+	}
+	if st, err := os.Stat(dir); err == nil {
+		was.dir = st.ModTime()
 	}
 	idle = true
 	for i, s := range list {
@@ -114,7 +132,7 @@ func (k *keeper) tidy(ctx context.Context, dir string, keep time.Duration, now t
 			st, err = os.Stat(p + segment.Suffix)
 		}
 		if err != nil {
-			return false, ignore(err)
+			return was, false, ignore(err)
 		}
 		age := now.Sub(st.ModTime())
 		switch {
@@ -127,8 +145,9 @@ func (k *keeper) tidy(ctx context.Context, dir string, keep time.Duration, now t
 			var closed bool
 			if closed, err = k.close(dir, s.K, st, keep, now); closed && err == nil {
 				err = k.compress(ctx, dir, s.K)
-			} else if age <= idleTime {
-				idle = false
+			} else {
+				was.last, was.size = p, st.Size()
+				idle = idle && (st.Size() < leastSize || closed)
 			}
 		case age > settleTime && st.Size() >= leastSize:
 			err = k.compress(ctx, dir, s.K)
@@ -136,10 +155,10 @@ func (k *keeper) tidy(ctx context.Context, dir string, keep time.Duration, now t
 			idle = false
 		}
 		if err != nil {
-			return false, ignore(err)
+			return was, false, ignore(err)
 		}
 	}
-	return idle, nil
+	return was, idle, nil
 }
 
 // ignore forgets that something is gone: logs are removed at any time.
