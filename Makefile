@@ -39,6 +39,9 @@ $(EMBED)/runc: engine/local/build-runc.sh
 $(EMBED)/child: $(wildcard child/*.go engine/local/wire/*.go logs/segment/*.go) go.mod
 	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./child
 
+example/bin/hello: $(wildcard example/hello/*.go)
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./example/hello
+
 test: test-packages programs lint ## install what the tests need and run all of them (race detector, real containers)
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 

@@ -1,0 +1,125 @@
+// Command bench measures Slipway beside its peers and prints one table. Every
+// figure is the median of interleaved runs on the same machine; absolute times
+// are those of a noisy machine, the ratios are what counts.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type programs struct{ slipway, probe, runc, buildkitd, buildctl, dockerd string }
+
+// row is one line of the table.
+type row struct {
+	what, beside, target string
+	ours, theirs         float64
+	unit                 string
+	ratio                float64 // what the target speaks of, if it is a ratio
+	met                  bool
+}
+
+// bench is everything that is measured, up and running.
+type bench struct {
+	programs
+	dir    string
+	rounds int
+	ours   *slipway
+	docker *docker
+	kit    *buildkit
+	runc   *runc
+	rows   []row
+}
+
+func main() {
+	var b bench
+	var only string
+	flag.StringVar(&b.slipway, "slipway", "bin/slipway", "program under test")
+	flag.StringVar(&b.probe, "probe", "", "program run in containers")
+	flag.StringVar(&b.programs.runc, "runc", "", "peer")
+	flag.StringVar(&b.buildkitd, "buildkitd", "", "peer")
+	flag.StringVar(&b.buildctl, "buildctl", "", "peer")
+	flag.StringVar(&b.dockerd, "dockerd", "", "peer")
+	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
+	flag.StringVar(&only, "only", "", "names of measurements: action,build,handover,start,memory,lines")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := b.run(ctx, only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // run has cleaned up
+	}
+}
+
+func (b *bench) run(ctx context.Context, only string) (err error) {
+	if b.dir, err = os.MkdirTemp("", "slipway-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	for _, p := range []*string{&b.slipway, &b.probe, &b.programs.runc, &b.buildkitd, &b.buildctl} {
+		if *p, err = filepath.Abs(*p); err != nil {
+			return err
+		}
+	}
+	defer func() { err = errors.Join(err, b.down()) }()
+	if err := b.up(ctx); err != nil {
+		return err
+	}
+	all := []struct {
+		name string
+		f    func(context.Context) error
+	}{{"action", b.action}, {"build", b.build}, {"handover", b.handover}, {"memory", b.memory}, {"lines", b.lines}, {"start", b.start}}
+	for _, m := range all {
+		if only != "" && !slices.Contains(strings.Split(only, ","), m.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "measuring %s\n", m.name)
+		if err := m.f(ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	b.print()
+	return nil
+}
+
+func (b *bench) print() {
+	fmt.Println("\n| what | Slipway | beside | peer | ratio | target | met |\n|---|---|---|---|---|---|---|")
+	for _, r := range b.rows {
+		peer, ratio := "-", "-"
+		if r.theirs > 0 {
+			peer, ratio = fmt.Sprintf("%.1f %s", r.theirs, r.unit), fmt.Sprintf("%.2f", r.ratio)
+		}
+		met := "no"
+		if r.met {
+			met = "yes"
+		}
+		fmt.Printf("| %s | %.1f %s | %s | %s | %s | %s | %s |\n", r.what, r.ours, r.unit, r.beside, peer, ratio, r.target, met)
+	}
+}
+
+// compare adds a row whose target is a ratio.
+func (b *bench) compare(what, beside string, ours, theirs []float64, unit string, most float64) {
+	o, t := median(ours), median(theirs)
+	b.rows = append(b.rows, row{what, beside, fmt.Sprintf("≤ %.2f", most), o, t, unit, o / t, o/t <= most})
+}
+
+func median(l []float64) float64 {
+	l = slices.Clone(l)
+	slices.Sort(l)
+	if len(l) == 0 {
+		return 0
+	}
+	return l[len(l)/2]
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
