@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 
 	"slipway/access"
@@ -148,9 +149,11 @@ func loadRef(tx *db.Tx, ref string) (Project, error) {
 
 // loadName reads a project by its name or by one that it had.
 func loadName(tx *db.Tx, workspace, name string) (Project, error) {
-	return one(tx, name, `WHERE p.deleted IS NULL AND p.workspace = ? AND (p.name = ?
-		OR p.id = (SELECT project FROM project_aliases WHERE workspace = p.workspace AND name = ?))
-		ORDER BY p.name = ? DESC LIMIT 1`, workspace, name, name, name)
+	p, err := one(tx, name, `WHERE p.workspace = ? AND p.name = ? AND p.deleted IS NULL`, workspace, name)
+	if errdefs.IsNotFound(err) {
+		p, err = one(tx, name, `JOIN project_aliases a ON a.project = p.id WHERE a.workspace = ? AND a.name = ? AND p.deleted IS NULL`, workspace, name)
+	}
+	return p, err
 }
 
 func selectProjects(tx *db.Tx, workspaces []string, all bool, f Filter) ([]Project, error) {

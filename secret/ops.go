@@ -1,0 +1,353 @@
+package secret
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/uuid"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/project"
+)
+
+// Secrets is the front door.
+type Secrets struct {
+	db       *db.DB
+	box      *Box
+	projects *project.Projects
+}
+
+// New makes the front door. See Box.Guard for what comes before.
+func New(d *db.DB, b *Box, p *project.Projects) *Secrets { return &Secrets{d, b, p} }
+
+// Box gives the box, for rooms that seal columns of their own.
+func (s *Secrets) Box() *Box { return s.box }
+
+// allow tells whether the actor may do something with the variables of a scope.
+func allow(tx *db.Tx, by access.Actor, at Scope, right access.Scope) error {
+	if err := by.May(at.Workspace, right); err != nil {
+		return err
+	}
+	if at.Project == "" {
+		return nil
+	}
+	p, err := project.Load(tx, at.Project)
+	if err == nil && p.Workspace != at.Workspace {
+		err = fmt.Errorf("project %s: %w", at.Project, errdefs.ErrNotFound)
+	}
+	return err
+}
+
+var nothingKept = &project.Invalid{Fields: []project.Field{{
+	Path: "value", Kind: "required", Message: "there is no value yet that " + Encrypted + " could stand for",
+}}}
+
+// CreateVariable makes a variable. A key that its scope has already is
+// errdefs.ErrAlreadyExists.
+func (s *Secrets) CreateVariable(ctx context.Context, by access.Actor, v Variable) (Variable, error) {
+	v = v.whole()
+	err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if err := allow(tx, by, v.Scope, access.VariableAdd); err != nil {
+			return err
+		}
+		if err := v.Validate(); err != nil {
+			return err
+		}
+		if v.Encrypted && v.Value == Encrypted {
+			return nothingKept
+		}
+		v.Updated = tx.Now
+		if v.ID, err = insertVariable(tx, v); err != nil {
+			return err
+		}
+		return s.saveVariable(tx, v)
+	})
+	if err != nil {
+		return Variable{}, err
+	}
+	return v.hidden(), nil
+}
+
+// Variables lists the variables of exactly that scope, oldest first.
+func (s *Secrets) Variables(ctx context.Context, by access.Actor, at Scope) (list []Variable, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		if err := allow(tx, by, at, access.VariableInfo); err != nil {
+			return err
+		}
+		list, err = s.variables(tx, `WHERE workspace = ? AND place = ? ORDER BY id`, at.Workspace, at.place())
+		return err
+	})
+	for i := range list {
+		list[i] = list[i].hidden()
+	}
+	return list, err
+}
+
+// Variable gives one variable.
+func (s *Secrets) Variable(ctx context.Context, by access.Actor, id int64) (v Variable, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		v, err = s.seen(tx, by, id, access.VariableInfo)
+		return err
+	})
+	return v.hidden(), err
+}
+
+// seen loads a variable for an actor that may do something with it.
+func (s *Secrets) seen(tx *db.Tx, by access.Actor, id int64, right access.Scope) (Variable, error) {
+	l, err := s.variables(tx, `WHERE id = ?`, id)
+	if err != nil {
+		return Variable{}, err
+	}
+	gone := fmt.Errorf("variable %d: %w", id, errdefs.ErrNotFound)
+	if len(l) == 0 || !by.Sees(l[0].Scope.Workspace) {
+		return Variable{}, gone
+	}
+	if err := allow(tx, by, l[0].Scope, right); errdefs.IsNotFound(err) { // its project is deleted
+		return Variable{}, gone
+	} else if err != nil {
+		return Variable{}, err
+	}
+	return l[0], nil
+}
+
+// UpdateVariable replaces a variable but for id and scope; an empty key or type
+// stays, and so does a value that is given as Encrypted. A value that was hidden
+// does not come to light by this: to end its encryption a new one is needed.
+func (s *Secrets) UpdateVariable(ctx context.Context, by access.Actor, v Variable) (Variable, error) {
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		old, err := s.seen(tx, by, v.ID, access.VariableManage)
+		if err != nil {
+			return err
+		}
+		v.Scope, v.Updated = old.Scope, tx.Now
+		if v.Key == "" {
+			v.Key = old.Key
+		}
+		if v.Type == "" {
+			v.Type = old.Type
+		}
+		v = v.whole()
+		if old.Encrypted && v.Value == Encrypted {
+			if !v.Encrypted {
+				return &project.Invalid{Fields: []project.Field{{
+					Path: "value", Kind: "required", Message: "must be given anew when the variable is no longer encrypted",
+				}}}
+			}
+			v.Value = old.Value
+		} else if v.Encrypted && v.Value == Encrypted {
+			v.Value = old.Value // it was in clear and becomes encrypted
+		}
+		if err := v.Validate(); err != nil {
+			return err
+		}
+		return s.saveVariable(tx, v)
+	})
+	if err != nil {
+		return Variable{}, err
+	}
+	return v.hidden(), nil
+}
+
+// DeleteVariable removes a variable.
+func (s *Secrets) DeleteVariable(ctx context.Context, by access.Actor, id int64) error {
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		if _, err := s.seen(tx, by, id, access.VariableManage); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`DELETE FROM variables WHERE id = ?`, id)
+		return err
+	})
+}
+
+// Drop removes the variables of exactly that scope, in the transaction in which
+// its room removes the pipeline or action. Those of a project go with it.
+func Drop(tx *db.Tx, at Scope) error {
+	_, err := tx.Exec(`DELETE FROM variables WHERE workspace = ? AND place = ?`, at.Workspace, at.place())
+	return err
+}
+
+// Effective gives the variables that hold at a scope with their true values,
+// narrower ones winning, by key. It is for the runner, at the moment of a call.
+func (s *Secrets) Effective(ctx context.Context, at Scope) (list []Variable, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		list, err = s.effective(tx, at)
+		return err
+	})
+	return list, err
+}
+
+// Set gives a settable variable that holds at a scope a new value, as a command
+// in a container does by exporting it. Others are left alone; it tells whether
+// there was one.
+func (s *Secrets) Set(ctx context.Context, at Scope, key, value string) (found bool, err error) {
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		l, err := s.effective(tx, at)
+		if err != nil {
+			return err
+		}
+		for _, v := range l {
+			if v.Key != key || !v.Settable {
+				continue
+			}
+			found = true
+			v.Value, v.Updated = value, tx.Now
+			if err := v.Validate(); err != nil {
+				return err
+			}
+			return s.saveVariable(tx, v)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// CreateLogin makes a login of a project. A host that has one already is
+// errdefs.ErrAlreadyExists. Logins are changed by who may change stacks.
+func (s *Secrets) CreateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		if err := s.allowLogin(tx, by, l.Project, access.StackWrite); err != nil {
+			return err
+		}
+		if err := l.Validate(); err != nil {
+			return err
+		}
+		if l.Password == Encrypted {
+			return &project.Invalid{Fields: []project.Field{{Path: "password", Kind: "required", Message: nothingKept.Fields[0].Message}}}
+		}
+		if err := s.giveUsual(tx, l.Project); err != nil {
+			return err
+		}
+		l.ID = uuid.NewString()
+		return s.insertLogin(tx, l)
+	})
+	if err != nil {
+		return Login{}, err
+	}
+	return l.hidden(), nil
+}
+
+func (s *Secrets) allowLogin(tx *db.Tx, by access.Actor, id project.ID, right access.Scope) error {
+	p, err := project.Load(tx, id)
+	if err != nil {
+		return err
+	}
+	if !by.Sees(p.Workspace) {
+		return fmt.Errorf("project %s: %w", id, errdefs.ErrNotFound)
+	}
+	return by.May(p.Workspace, right)
+}
+
+// Logins lists the logins of a project, oldest first. A new project has the
+// usual public registries, without credentials.
+func (s *Secrets) Logins(ctx context.Context, by access.Actor, id project.ID) ([]Login, error) {
+	var list []Login
+	var usual bool
+	err := s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		if err := s.allowLogin(tx, by, id, access.StackRead); err != nil {
+			return err
+		}
+		if usual, err = hasUsual(tx, id); err != nil {
+			return err
+		}
+		list, err = s.logins(tx, `WHERE project = ? ORDER BY created, rank, id`, string(id))
+		return err
+	})
+	if err == nil && !usual {
+		err = s.db.Write(ctx, func(tx *db.Tx) (err error) {
+			if err := s.giveUsual(tx, id); err != nil {
+				return err
+			}
+			list, err = s.logins(tx, `WHERE project = ? ORDER BY created, rank, id`, string(id))
+			return err
+		})
+	}
+	for i := range list {
+		list[i] = list[i].hidden()
+	}
+	return list, err
+}
+
+// Login gives one login.
+func (s *Secrets) Login(ctx context.Context, by access.Actor, id string) (l Login, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		l, err = s.seenLogin(tx, by, id, access.StackRead)
+		return err
+	})
+	return l.hidden(), err
+}
+
+func (s *Secrets) seenLogin(tx *db.Tx, by access.Actor, id string, right access.Scope) (Login, error) {
+	list, err := s.logins(tx, `WHERE id = ?`, id)
+	if err != nil {
+		return Login{}, err
+	}
+	gone := fmt.Errorf("registry %s: %w", id, errdefs.ErrNotFound)
+	if len(list) == 0 {
+		return Login{}, gone
+	}
+	if err := s.allowLogin(tx, by, list[0].Project, right); errdefs.IsNotFound(err) {
+		return Login{}, gone
+	} else if err != nil {
+		return Login{}, err
+	}
+	return list[0], nil
+}
+
+// UpdateLogin replaces a login but for its id and project; a password given as
+// Encrypted stays. What the last check said is forgotten when the host or the
+// credentials change.
+func (s *Secrets) UpdateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
+	err := s.db.Write(ctx, func(tx *db.Tx) error {
+		old, err := s.seenLogin(tx, by, l.ID, access.StackWrite)
+		if err != nil {
+			return err
+		}
+		l.Project, l.Valid, l.Checked = old.Project, old.Valid, old.Checked
+		if l.Password == Encrypted {
+			l.Password = old.Password
+		}
+		if err := l.Validate(); err != nil {
+			return err
+		}
+		if l.Host != old.Host || l.Username != old.Username || l.Password != old.Password {
+			l.Valid, l.Checked = false, time.Time{}
+		}
+		return s.updateLogin(tx, l)
+	})
+	if err != nil {
+		return Login{}, err
+	}
+	return l.hidden(), nil
+}
+
+// DeleteLogin removes a login.
+func (s *Secrets) DeleteLogin(ctx context.Context, by access.Actor, id string) error {
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		if _, err := s.seenLogin(tx, by, id, access.StackWrite); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`DELETE FROM logins WHERE id = ?`, id)
+		return err
+	})
+}
+
+// OpenLogins gives the logins of a project with their passwords, for the
+// engine, at the moment of a call. Those without credentials are left out.
+func (s *Secrets) OpenLogins(ctx context.Context, id project.ID) (list []Login, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		list, err = s.logins(tx, `WHERE project = ? AND username <> '' ORDER BY created, rank, id`, string(id))
+		return err
+	})
+	return list, err
+}
+
+// Checked notes what a check of a login at its registry has found.
+func (s *Secrets) Checked(ctx context.Context, id string, valid bool) error {
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(`UPDATE logins SET valid = ?, checked = ? WHERE id = ?`, valid, tx.Now.UnixMicro(), id)
+		return err
+	})
+}
