@@ -313,7 +313,12 @@ func (w *Writer) current() error {
 		if st.Size == w.size && st.Mode&0o200 != 0 && st.Nlink > 0 {
 			return nil
 		}
-		w.release()
+		if st.Nlink == 0 { // removed: nobody wants it, and it takes space
+			_ = w.f.Close()
+			w.f = nil
+		} else {
+			w.release()
+		}
 	}
 	return w.resume()
 }

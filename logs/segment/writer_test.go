@@ -441,3 +441,30 @@ func TestSync(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A log that is removed while it is written begins again, with the numbers
+// going on; without its directory all is lost, and nothing else happens.
+func TestRemoved(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "log")
+	w := open(t, dir, Options{})
+	w.Line('o', []byte("one"))
+	if err := os.Remove(filepath.Join(dir, Name(0))); err != nil {
+		t.Fatal(err)
+	}
+	w.Line('o', []byte("two"))
+	if h := firstHead(t, dir); h.K != 1 || h.Line != 1 {
+		t.Errorf("%+v", h)
+	}
+	if got := read(t, dir); !reflect.DeepEqual(got, []string{"o two"}) || w.Lines() != 2 {
+		t.Errorf("%q", got)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	w.Line('o', []byte("three"))
+	if w.Lost() != 6 {
+		t.Errorf("lost %d", w.Lost())
+	}
+	_ = w.Close()
+}
