@@ -30,6 +30,8 @@ func (h *handling) do(ctx context.Context, i int) settled {
 	mask := segment.NewMasker(h.mask)
 	switch {
 	case err == nil:
+	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
+		return settled{step: i}
 	case errors.Is(context.Cause(ctx), errCancelled):
 		res = Result{Status: Terminated, Code: -1, Error: "cancelled"}
 	default:

@@ -13,9 +13,9 @@ import (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// world reads "A:STATUS B@ON_FAILURE:STATUS C!" into an execution: @ names the
+// worldOf reads "A:STATUS B@ON_FAILURE:STATUS C!" into an execution: @ names the
 // stage, ! ignores errors, - is disabled, no status is INITIAL.
-func world(status Status, text string) Execution {
+func worldOf(status Status, text string) Execution {
 	x := Execution{Status: status, Started: noon}
 	for i, w := range strings.Fields(text) {
 		name, st, ok := strings.Cut(w, ":")
@@ -76,7 +76,7 @@ func TestNext(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			x := world(c.status, c.steps)
+			x := worldOf(c.status, c.steps)
 			x.Previous = c.previous
 			if diff := cmp.Diff(c.want, Next(x, noon)); diff != "" {
 				t.Error(diff)
@@ -87,7 +87,7 @@ func TestNext(t *testing.T) {
 
 func TestNextWaits(t *testing.T) {
 	t.Parallel()
-	x := world(InProgress, "A:ENQUEUED B")
+	x := worldOf(InProgress, "A:ENQUEUED B")
 	x.Steps[0].NotBefore = noon.Add(time.Minute)
 	if d := Next(x, noon); len(d.Start) > 0 || !d.Again.Equal(noon.Add(time.Minute)) {
 		t.Errorf("before the time: %+v", d)
@@ -95,12 +95,12 @@ func TestNextWaits(t *testing.T) {
 	if d := Next(x, noon.Add(time.Minute)); !slices.Equal(d.Start, []int{0}) {
 		t.Errorf("at the time: %+v", d)
 	}
-	x = world(InProgress, "A B C")
+	x = worldOf(InProgress, "A B C")
 	x.Only = []ActionID{2}
 	if d := Next(x, noon); !slices.Equal(d.Start, []int{1}) || !slices.Equal(d.Skip, []int{0}) {
 		t.Errorf("only the second: %+v", d)
 	}
-	x = world(Terminating, "A T@ON_TERMINATE")
+	x = worldOf(Terminating, "A T@ON_TERMINATE")
 	x.Started = time.Time{}
 	if d := Next(x, noon); d.Status != Terminated || len(d.Start) > 0 {
 		t.Errorf("cancelled in the queue: %+v", d)
@@ -172,7 +172,7 @@ func TestSettle(t *testing.T) {
 
 func TestAgain(t *testing.T) {
 	t.Parallel()
-	x := Again(world(Failed, "A:SUCCESSFUL W!:FAILED B:FAILED C:NOT_EXECUTED D-:SKIPPED F@ON_FAILURE:SUCCESSFUL"))
+	x := Again(worldOf(Failed, "A:SUCCESSFUL W!:FAILED B:FAILED C:NOT_EXECUTED D-:SKIPPED F@ON_FAILURE:SUCCESSFUL"))
 	var got []Status
 	for _, s := range x.Steps {
 		got = append(got, s.Status)
