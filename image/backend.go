@@ -1,0 +1,303 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"cuelabs.dev/go/oci/ociregistry"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/engine"
+)
+
+const octets = "application/octet-stream"
+
+// blobReader is an open blob, or a part of one.
+type blobReader struct {
+	io.Reader
+	blob engine.Blob
+	desc ociregistry.Descriptor
+}
+
+// Descriptor is that of the whole blob.
+func (b blobReader) Descriptor() ociregistry.Descriptor { return b.desc }
+
+// Close ends the reading.
+func (b blobReader) Close() error { return b.blob.Close() }
+
+// statBlob gives the size of a blob that a repository may serve.
+func (i *Images) statBlob(ctx context.Context, repo int64, d string) (int64, error) {
+	if repo == 0 {
+		return 0, errdefs.ErrNotFound
+	}
+	has := func() (ok bool, err error) {
+		err = i.db.Read(ctx, func(tx *db.Tx) error {
+			ok, err = hasBlob(tx, repo, d)
+			return err
+		})
+		return ok, err
+	}
+	ok, err := has()
+	if err == nil && !ok {
+		if err = i.expandRepository(ctx, repo); err == nil {
+			ok, err = has()
+		}
+	}
+	if err == nil && !ok {
+		err = fmt.Errorf("blob %s: %w", d, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return i.blobs.Stat(ctx, d)
+}
+
+func unknownBlob(err error, d string) error {
+	if errdefs.IsNotFound(err) {
+		detail, _ := json.Marshal(map[string]string{"digest": d})
+		return ociregistry.NewError("blob "+d+" is not known in this repository", ociregistry.ErrBlobUnknown.Code(), detail)
+	}
+	return err
+}
+
+// ResolveBlob is for HEAD.
+func (b *backend) ResolveBlob(ctx context.Context, _ string, d ociregistry.Digest) (ociregistry.Descriptor, error) {
+	size, err := b.i.statBlob(ctx, b.repo.id, d.String())
+	return ociregistry.Descriptor{Digest: d, Size: size, MediaType: octets}, unknownBlob(err, d.String())
+}
+
+// GetBlob reads a whole blob.
+func (b *backend) GetBlob(ctx context.Context, repo string, d ociregistry.Digest) (ociregistry.BlobReader, error) {
+	return b.GetBlobRange(ctx, repo, d, 0, -1)
+}
+
+// GetBlobRange reads a part of a blob.
+func (b *backend) GetBlobRange(ctx context.Context, repo string, d ociregistry.Digest, from, to int64) (ociregistry.BlobReader, error) {
+	desc, err := b.ResolveBlob(ctx, repo, d)
+	if err != nil {
+		return nil, err
+	}
+	blob, err := b.i.blobs.Open(ctx, d.String())
+	if err != nil {
+		return nil, unknownBlob(err, d.String())
+	}
+	if to < 0 || to > desc.Size {
+		to = desc.Size
+	}
+	return blobReader{io.NewSectionReader(blob, from, max(0, to-from)), blob, desc}, nil
+}
+
+func unknownManifest(err error, what string) error {
+	if errdefs.IsNotFound(err) {
+		return ociregistry.NewError(what+" is not known in this repository", ociregistry.ErrManifestUnknown.Code(), nil)
+	}
+	return err
+}
+
+// manifest finds a manifest of the repository; of one that was only tagged yet
+// everything is found out first.
+func (b *backend) manifest(ctx context.Context, d string) (m manifest, err error) {
+	find := func() error {
+		return b.i.db.Read(ctx, func(tx *db.Tx) error {
+			m, err = findManifest(tx, b.repo.id, d)
+			return err
+		})
+	}
+	err = find()
+	if errdefs.IsNotFound(err) || err == nil && !m.expanded { // perhaps of an index that was tagged
+		if err = b.i.expandRepository(ctx, b.repo.id); err == nil {
+			err = find()
+		}
+	}
+	if err == nil && !m.expanded {
+		err = fmt.Errorf("manifest %s: its content is gone: %w", d, errdefs.ErrNotFound)
+	}
+	if err == nil {
+		_, err = b.i.blobs.Stat(ctx, d)
+	}
+	return m, unknownManifest(err, "manifest "+d)
+}
+
+func (m manifest) descriptor() ociregistry.Descriptor {
+	return ociregistry.Descriptor{Digest: digest.Digest(m.digest), Size: m.size, MediaType: m.mediaType}
+}
+
+// ResolveManifest is for HEAD.
+func (b *backend) ResolveManifest(ctx context.Context, _ string, d ociregistry.Digest) (ociregistry.Descriptor, error) {
+	m, err := b.manifest(ctx, d.String())
+	return m.descriptor(), err
+}
+
+func (b *backend) tag(ctx context.Context, tag string) (d string, err error) {
+	err = b.i.db.Read(ctx, func(tx *db.Tx) error {
+		d, err = findTag(tx, b.repo.id, tag)
+		return err
+	})
+	return d, unknownManifest(err, "tag "+tag)
+}
+
+// ResolveTag is for HEAD.
+func (b *backend) ResolveTag(ctx context.Context, repo, tag string) (ociregistry.Descriptor, error) {
+	d, err := b.tag(ctx, tag)
+	if err != nil {
+		return ociregistry.Descriptor{}, err
+	}
+	return b.ResolveManifest(ctx, repo, digest.Digest(d))
+}
+
+// GetManifest reads a manifest. One that is part of an index is no pull of its
+// own.
+func (b *backend) GetManifest(ctx context.Context, _ string, d ociregistry.Digest) (ociregistry.BlobReader, error) {
+	m, err := b.manifest(ctx, d.String())
+	if err != nil {
+		return nil, err
+	}
+	blob, err := b.i.blobs.Open(ctx, m.digest)
+	if err != nil {
+		return nil, unknownManifest(err, "manifest "+m.digest)
+	}
+	part := false
+	err = b.i.db.Read(ctx, func(tx *db.Tx) error {
+		var n int
+		err := tx.QueryRow(`SELECT count(*) FROM image_links WHERE repository = ? AND blob = ?`, b.repo.id, m.digest).Scan(&n)
+		part = n > 0
+		return err
+	})
+	if err != nil {
+		_ = blob.Close()
+		return nil, err
+	}
+	if !part {
+		b.i.countPull(b.repo.id, 1, time.Now())
+	}
+	return blobReader{io.NewSectionReader(blob, 0, blob.Size()), blob, m.descriptor()}, nil
+}
+
+// GetTag reads the manifest of a tag.
+func (b *backend) GetTag(ctx context.Context, repo, tag string) (ociregistry.BlobReader, error) {
+	d, err := b.tag(ctx, tag)
+	if err != nil {
+		return nil, err
+	}
+	return b.GetManifest(ctx, repo, digest.Digest(d))
+}
+
+func failedSeq[T any](err error) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		yield(zero, err)
+	}
+}
+
+func listSeq[T any](list []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, v := range list {
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Repositories lists what the actor may pull from in its workspaces.
+func (b *backend) Repositories(ctx context.Context, after string) iter.Seq2[string, error] {
+	names := []string{}
+	err := b.i.db.Read(ctx, func(tx *db.Tx) error {
+		list, err := listRepositories(tx, "", after)
+		for _, r := range list {
+			if b.by.May(r.workspace, access.ImageRead) == nil {
+				names = append(names, r.Name)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return failedSeq[string](err)
+	}
+	return listSeq(names)
+}
+
+// Tags lists the tags of the repository.
+func (b *backend) Tags(ctx context.Context, _, after string) iter.Seq2[string, error] {
+	list := []string{}
+	err := b.i.db.Read(ctx, func(tx *db.Tx) (err error) {
+		l, err := texts(tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
+		list = append(list, l...)
+		return err
+	})
+	if err != nil {
+		return failedSeq[string](err)
+	}
+	return listSeq(list)
+}
+
+// Referrers lists the manifests that are about another.
+func (b *backend) Referrers(ctx context.Context, _ string, d ociregistry.Digest, artifactType string) iter.Seq2[ociregistry.Descriptor, error] {
+	if err := b.i.expandRepository(ctx, b.repo.id); err != nil {
+		return failedSeq[ociregistry.Descriptor](err)
+	}
+	list := []ociregistry.Descriptor{}
+	err := b.i.db.Read(ctx, func(tx *db.Tx) error {
+		all, err := findManifests(tx, `repository = ? AND subject = ?`, b.repo.id, d.String())
+		for _, m := range all {
+			if artifactType == "" || artifactType == m.artifactType {
+				desc := m.descriptor()
+				desc.ArtifactType, desc.Annotations = m.artifactType, m.annotations
+				list = append(list, desc)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return failedSeq[ociregistry.Descriptor](err)
+	}
+	return listSeq(list)
+}
+
+// DeleteBlob ends the right of the repository to a blob that no manifest of it
+// needs.
+func (b *backend) DeleteBlob(ctx context.Context, _ string, d ociregistry.Digest) error {
+	if _, err := b.i.statBlob(ctx, b.repo.id, d.String()); err != nil {
+		return unknownBlob(err, d.String())
+	}
+	return b.i.db.Write(ctx, func(tx *db.Tx) error {
+		users, err := texts(tx, `SELECT manifest FROM image_links WHERE repository = ? AND blob = ? LIMIT 1`, b.repo.id, d.String())
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return ociregistry.NewError(fmt.Sprintf("the manifest %s needs this blob; delete that one first", users[0]), ociregistry.ErrDenied.Code(), nil)
+		}
+		_, err = tx.Exec(`DELETE FROM image_blobs WHERE repository = ? AND digest = ?`, b.repo.id, d.String())
+		return err
+	})
+}
+
+// DeleteManifest removes a manifest with its tags.
+func (b *backend) DeleteManifest(ctx context.Context, _ string, d ociregistry.Digest) error {
+	err := b.i.db.Write(ctx, func(tx *db.Tx) error {
+		if _, err := findManifest(tx, b.repo.id, d.String()); err != nil {
+			return err
+		}
+		return removeManifest(tx, b.repo.id, d.String())
+	})
+	return unknownManifest(err, "manifest "+d.String())
+}
+
+// DeleteTag removes a tag and leaves the manifest.
+func (b *backend) DeleteTag(ctx context.Context, _, tag string) error {
+	err := b.i.db.Write(ctx, func(tx *db.Tx) error {
+		if _, err := findTag(tx, b.repo.id, tag); err != nil {
+			return err
+		}
+		return removeTag(tx, b.repo.id, tag)
+	})
+	return unknownManifest(err, "tag "+tag)
+}
