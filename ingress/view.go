@@ -15,9 +15,11 @@ type View struct {
 }
 
 // Lookup answers the question for a name that comes from an address: first from
-// the view of whoever asks, then from what all may ask for. ok tells whether
-// the name exists; a name without a running instance exists without addresses.
-// Names are matched without regard to case and to a dot at the end.
+// the view of whoever asks, then from what all may ask for. Who has a view gets
+// bare names from it alone; the bare names that all may ask for are there for
+// those whom no view knows (yet). ok tells whether the name exists; a name
+// without a running instance exists without addresses. Names are matched
+// without regard to case and to a dot at the end.
 func (z Zone) Lookup(from netip.Addr, name string) (addrs []netip.Addr, ok bool) {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	from = from.Unmap()
@@ -25,8 +27,8 @@ func (z Zone) Lookup(from netip.Addr, name string) (addrs []netip.Addr, ok bool)
 		if !slices.Contains(v.Askers, from) {
 			continue
 		}
-		if addrs, ok = v.Names[name]; ok {
-			return addrs, true
+		if addrs, ok = v.Names[name]; ok || !strings.Contains(name, ".") {
+			return addrs, ok
 		}
 	}
 	addrs, ok = z.Names[name]

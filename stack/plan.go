@@ -208,8 +208,10 @@ func (p *planner) service(w Wanted) {
 // keep decides about a service whose wanted instance is there.
 func (p *planner) keep(w Wanted, s instances) {
 	switch s.current.State {
-	case engine.Starting: // a server died while it started it
-		if w.Spec != nil {
+	case engine.Starting:
+		if number(s.current.ID) <= w.History.N { // that start has failed
+			p.stop(*s.current)
+		} else if w.Spec != nil { // a server died while it started it
 			p.start(w, s.current.ID)
 		}
 	case engine.Running:

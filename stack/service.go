@@ -51,9 +51,30 @@ func (s *Stacks) Service(ctx context.Context, by access.Actor, id ID, ref string
 	return out, err
 }
 
+// Find finds a service by UUID or short id, whatever stack it is of.
+func (s *Stacks) Find(ctx context.Context, by access.Actor, ref string) (out Service, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) error {
+		var id ID
+		err := tx.QueryRow(`SELECT stack FROM services WHERE (id = ? OR short = ?) AND removed IS NULL`, ref, ref).Scan(&id)
+		if err != nil {
+			return db.NotFound(err, "service %s", ref)
+		}
+		w, _, err := s.open(tx, by, id, access.StackRead)
+		if err != nil {
+			return err
+		}
+		sv, err := w.find(ref)
+		if err == nil {
+			out = w.viewService(sv)
+		}
+		return err
+	})
+	return out, err
+}
+
 // act changes the wish for one service.
-func (s *Stacks) act(ctx context.Context, by access.Actor, id ID, ref, what string, f func(*change, *service) error) error {
-	err := s.write(ctx, by, id, func(tx *db.Tx, w *world, p project.Project) error {
+func (s *Stacks) act(ctx context.Context, by access.Actor, id ID, ref string, f func(*change, *service) error) error {
+	return s.write(ctx, by, id, func(tx *db.Tx, w *world, p project.Project) error {
 		sv, err := w.find(ref)
 		if err != nil {
 			return err
@@ -64,10 +85,6 @@ func (s *Stacks) act(ctx context.Context, by access.Actor, id ID, ref, what stri
 		}
 		return w.bump(tx, p, nil)
 	})
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
 }
 
 func refuse(what string, s *service, why string) error {
@@ -77,7 +94,7 @@ func refuse(what string, s *service, why string) error {
 // Start starts a stopped service, or one that has ended or waits for its next
 // try. A running one is errdefs.ErrFailedPrecondition.
 func (s *Stacks) Start(ctx context.Context, by access.Actor, id ID, ref string) error {
-	return s.act(ctx, by, id, ref, "start service", func(c *change, sv *service) error {
+	return s.act(ctx, by, id, ref, func(c *change, sv *service) error {
 		switch {
 		case sv.Stopped:
 		case sv.Status == Running:
@@ -92,7 +109,7 @@ func (s *Stacks) Start(ctx context.Context, by access.Actor, id ID, ref string) 
 // Stop stops a service until it is started again. A stopped one is
 // errdefs.ErrFailedPrecondition.
 func (s *Stacks) Stop(ctx context.Context, by access.Actor, id ID, ref string) error {
-	return s.act(ctx, by, id, ref, "stop service", func(c *change, sv *service) error {
+	return s.act(ctx, by, id, ref, func(c *change, sv *service) error {
 		if sv.Status == Stopped {
 			return refuse("stop", sv, "stopped")
 		}
@@ -108,18 +125,18 @@ func (s *Stacks) Stop(ctx context.Context, by access.Actor, id ID, ref string) e
 // Restart replaces the container of a service by one of the same definition,
 // and starts a stopped one.
 func (s *Stacks) Restart(ctx context.Context, by access.Actor, id ID, ref string) error {
-	return s.act(ctx, by, id, ref, "restart service", func(c *change, sv *service) error { return c.again(sv) })
+	return s.act(ctx, by, id, ref, func(c *change, sv *service) error { return c.again(sv) })
 }
 
 // Recreate applies the declared definition in a new container.
 func (s *Stacks) Recreate(ctx context.Context, by access.Actor, id ID, ref string) error {
-	return s.act(ctx, by, id, ref, "recreate service", func(c *change, sv *service) error { return c.recreate(sv) })
+	return s.act(ctx, by, id, ref, func(c *change, sv *service) error { return c.recreate(sv) })
 }
 
 // Pull asks for the image again, even if one of that name is there, and
 // recreates the service with it; with onlyPull the new image waits for that.
 func (s *Stacks) Pull(ctx context.Context, by access.Actor, id ID, ref string, onlyPull bool) error {
-	return s.act(ctx, by, id, ref, "pull service", func(c *change, sv *service) error {
+	return s.act(ctx, by, id, ref, func(c *change, sv *service) error {
 		def := &definition{ID: uuid.NewString(), Service: sv.ID, Definition: c.w.definitions[sv.Declared].Definition, Refresh: true}
 		if err := def.insert(c.tx, s.box); err != nil {
 			return err
