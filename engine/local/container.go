@@ -128,14 +128,29 @@ func (e *Engine) undo(c *container) {
 
 // removeDirs removes what a container wrote, and its bundle.
 func (e *Engine) removeDirs(rec record) {
-	for _, d := range []string{rec.Layer, rec.Bundle} {
-		if d == "" {
-			continue
-		}
-		if err := os.RemoveAll(d); err != nil {
-			e.log.Error("what a container left could not be removed", "id", rec.ID, "err", err)
-		}
+	var err error
+	if rec.Layer != "" {
+		err = os.RemoveAll(rec.Layer)
 	}
+	if err = errors.Join(err, removeBundle(rec.Bundle)); err != nil {
+		e.log.Error("what a container left could not be removed", "id", rec.ID, "err", err)
+	}
+}
+
+// removeBundle removes a bundle, in which nothing should be mounted any more.
+// It never goes deeper: if something is, it must not be emptied.
+func removeBundle(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	ents, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, d := range ents {
+		err = errors.Join(err, os.Remove(filepath.Join(dir, d.Name())))
+	}
+	return errors.Join(err, os.Remove(dir))
 }
 
 // launch prepares a container and starts it. A fault of what was asked for is
@@ -202,9 +217,16 @@ func (m *monitors) stillborn(rec record, bad *badStart) (*monitor, error) {
 	return mon, nil
 }
 
-// settle cleans up after a container that has ended; its record stays.
+// settle cleans up after a container that has ended; its record stays. An
+// engine that is closed leaves it to the next one.
 func (e *Engine) settle(mon *monitor) {
-	mon.dismiss()
+	err := mon.dismiss()
+	if e.closing.Load() {
+		return
+	}
+	if err != nil {
+		e.log.Error("a container has left something", "id", mon.ID, "err", err)
+	}
 	e.disconnect(mon.record)
 	e.removeDirs(mon.record)
 	e.dropViewOf(mon.View)

@@ -73,6 +73,7 @@ type Engine struct {
 	leases  leases.Manager
 	syncer  syncer
 	damage  *Damage
+	unclean bool // the last server did not end by itself
 
 	// What all containers have in common, see spec.go.
 	nofile      uint64
@@ -118,6 +119,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	}
 	quiet()
 	e := &Engine{opts: o, log: o.Logger.With("room", "engine"), dir: o.Dir, inst: instance(o.Dir), boot: bootID(), closed: make(chan struct{})}
+	e.builder = newBuilder(e)
 	e.run = "/run/slipway-" + e.inst // short: a socket path may have 107 bytes
 	e.runcRoot = filepath.Join(e.run, "runc")
 	defer func() {
@@ -125,15 +127,22 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 			err = errors.Join(fmt.Errorf("engine: %w", err), e.Close())
 		}
 	}()
-	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("volumes"),
-		e.run, filepath.Join(e.run, "m"), filepath.Join(e.run, "b"), filepath.Join(e.run, "netns")} {
-		if err := os.MkdirAll(d, 0o711); err != nil {
+	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("volumes")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
 	}
 	// First of all: a second server would hang on the databases.
 	if e.lock, err = lockFile(e.path("lock")); err != nil {
 		return nil, err
+	}
+	if err := memoryDir(e.run); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"m", "b", "netns"} {
+		if err := os.MkdirAll(filepath.Join(e.run, d), 0o711); err != nil {
+			return nil, err
+		}
 	}
 	if e.runc, err = unpack(e.path("bin"), "runc"); err != nil {
 		return nil, err
@@ -202,6 +211,9 @@ func (e *Engine) Close() error {
 		e.monitors.close()
 	}
 	e.ending.Wait()
+	if e.monitors != nil {
+		e.monitors.close() // who was just being started
+	}
 	e.closeViews()
 	var err error
 	if e.builder != nil {
@@ -253,6 +265,31 @@ func bootID() string {
 		b = b[:36]
 	}
 	return string(b)
+}
+
+// memoryDir makes a directory in memory: what is in it shall not touch a lasting
+// disk, nor outlive the host. Where its parent is on a disk it gets a file
+// system of its own.
+func memoryDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
+	}
+	if st.Type == unix.TMPFS_MAGIC {
+		return nil
+	}
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
+	err := unix.Mount("slipway", dir, "tmpfs", flags, "mode=0700,noswap")
+	if err != nil { // older kernels do not know noswap
+		err = unix.Mount("slipway", dir, "tmpfs", flags, "mode=0700")
+	}
+	if err != nil {
+		return fmt.Errorf("a file system in memory on %s: %w", dir, err)
+	}
+	return nil
 }
 
 func lockFile(path string) (*os.File, error) {

@@ -134,6 +134,9 @@ func (m *monitors) monitor(rec record) *monitor {
 func (m *monitors) start(rec record, cfg wire.Config) (*monitor, error) {
 	rec.Boot, rec.At = m.e.boot, time.Now()
 	mon := m.monitor(rec)
+	if m.e.closing.Load() {
+		return nil, errClosed
+	}
 	m.mu.Lock()
 	if m.by[rec.Name] != nil {
 		m.mu.Unlock()
@@ -142,7 +145,7 @@ func (m *monitors) start(rec record, cfg wire.Config) (*monitor, error) {
 	m.by[rec.Name] = mon
 	m.mu.Unlock()
 	if err := mon.launch(cfg); err != nil {
-		mon.dismiss()
+		err = errors.Join(err, mon.dismiss())
 		m.forget(rec.Name)
 		return nil, err
 	}
@@ -307,6 +310,13 @@ func (mon *monitor) read(c net.Conn) {
 	}
 }
 
+// running says whether its container runs.
+func (mon *monitor) running() bool {
+	mon.mu.Lock()
+	defer mon.mu.Unlock()
+	return mon.pid > 0
+}
+
 func (mon *monitor) hangUp() {
 	mon.mu.Lock()
 	defer mon.mu.Unlock()
@@ -420,13 +430,24 @@ func (mon *monitor) killMillis(ms int64, why engine.Reason) {
 	}()
 }
 
-// dismiss lets the child of an ended container go. The record stays.
-func (mon *monitor) dismiss() {
-	if _, err := mon.ask(wire.Request{Op: wire.OpDelete}); err != nil && !errors.Is(err, errLost) {
-		mon.m.e.log.Warn("a monitor does not go", "id", mon.ID, "err", err)
+// dismiss lets the child of an ended container go, when it has cleaned up; if
+// there is none, that is done here. The record stays.
+func (mon *monitor) dismiss() error {
+	_, err := mon.ask(wire.Request{Op: wire.OpDelete})
+	if mon.m.e.closing.Load() {
+		return errClosed // the next server does it
+	}
+	if err != nil {
+		if !errors.Is(err, errLost) {
+			mon.m.e.log.Warn("a monitor does not go and is killed", "id", mon.ID, "err", err)
+			if mon.child > 1 {
+				_ = unix.Kill(mon.child, unix.SIGKILL)
+			}
+		}
+		err = mon.m.e.clear(mon.record)
 	}
 	mon.hangUp()
-	_ = os.RemoveAll(mon.m.run(mon.Name))
+	return errors.Join(err, os.RemoveAll(mon.m.run(mon.Name)))
 }
 
 // forget drops the record of a container whose child is gone.

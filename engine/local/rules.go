@@ -56,7 +56,7 @@ func (n *network) writeRules() error {
 	r.forward(pairs)
 	post := r.chain("post", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	for _, b := range bases {
-		r.rule(post, ipMatch(source, expr.CmpOpEq, b), r.ours(expr.MetaKeyOIFNAME, true), list(&expr.Masq{}))
+		r.rule(post, ipMatch(ipSource, expr.CmpOpEq, b), r.ours(expr.MetaKeyOIFNAME, true), list(&expr.Masq{}))
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nftables: %w", err)
@@ -100,9 +100,9 @@ func (r *rules) forward(joined *nftables.Set) {
 	), verdict(expr.VerdictAccept))
 	// From other networks of ours, and from neighbours of the host.
 	r.rule(fwd, to, verdict(expr.VerdictDrop))
-	r.rule(fwd, from, ipMatch(target, expr.CmpOpEq, []byte{169, 254}), verdict(expr.VerdictDrop))
-	r.rule(fwd, from, ipMatch(target, expr.CmpOpEq, []byte{127}), verdict(expr.VerdictDrop))
-	r.rule(fwd, from, ipMatch(target, expr.CmpOpGte, []byte{224}), verdict(expr.VerdictDrop))
+	r.rule(fwd, from, ipMatch(ipTarget, expr.CmpOpEq, []byte{169, 254}), verdict(expr.VerdictDrop))
+	r.rule(fwd, from, ipMatch(ipTarget, expr.CmpOpEq, []byte{127}), verdict(expr.VerdictDrop))
+	r.rule(fwd, from, ipMatch(ipTarget, expr.CmpOpGte, []byte{224}), verdict(expr.VerdictDrop))
 	// An address that is not one of its bridge's network.
 	r.rule(fwd, from, list(
 		&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
@@ -142,8 +142,8 @@ func established() []expr.Any {
 
 // Where the addresses are in the header.
 const (
-	source = 12
-	target = 16
+	ipSource = 12
+	ipTarget = 16
 )
 
 // ipMatch compares the first bytes of an address.

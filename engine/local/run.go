@@ -235,7 +235,7 @@ func (e *Engine) openRuns() {
 				r.exit, r.kept = exitOf(mon.exit), true
 				close(r.done)
 				close(r.over)
-				mon.dismiss()
+				_ = os.RemoveAll(e.monitors.run(mon.Name))
 				continue
 			}
 		default:

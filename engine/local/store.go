@@ -174,7 +174,7 @@ func (e *Engine) sync() {
 	if s.done == nil {
 		s.done = map[string]time.Time{}
 	}
-	for _, f := range append(e.databases(), e.path("build", "history.db")) {
+	for _, f := range append(e.databases(), e.builder.databases()...) {
 		st, err := os.Stat(f)
 		if err != nil || s.done[f].Equal(st.ModTime()) {
 			continue
@@ -194,7 +194,6 @@ func (e *Engine) sync() {
 func (e *Engine) databases() []string {
 	return []string{
 		e.path("core", "meta.db"), e.path("core", snapshotter, "metadata.db"),
-		e.path("build", "metadata_v2.db"), e.path("build", "cache.db"),
 	}
 }
 
@@ -215,13 +214,10 @@ func (e *Engine) checkStores() error {
 		}
 		return nil
 	}
-	check := e.opts.Check
-	if check == nil {
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		check = []string{self, "checkdb"}
+	e.unclean = true
+	check, err := e.checkCommand()
+	if err != nil {
+		return err
 	}
 	cmd := exec.Command(check[0], append(check[1:len(check):len(check)], e.databases()...)...)
 	cmd.Env = []string{"GOTRACEBACK=none"}
@@ -246,6 +242,15 @@ func (e *Engine) checkStores() error {
 		}
 	}
 	return nil
+}
+
+// checkCommand is the program that looks at databases.
+func (e *Engine) checkCommand() ([]string, error) {
+	if e.opts.Check != nil {
+		return e.opts.Check, nil
+	}
+	self, err := os.Executable()
+	return []string{self, "checkdb"}, err
 }
 
 // CheckDB is the role "checkdb FILE..." of the program: 0 if each database that

@@ -27,7 +27,15 @@ func (e *Engine) sweep() error {
 	if err := e.sweepMounts(used); err != nil {
 		return err
 	}
-	for _, dir := range []string{filepath.Join(e.run, "b"), filepath.Join(e.run, "m"), e.runcRoot, e.path("layers")} {
+	ents, _ := os.ReadDir(filepath.Join(e.run, "b"))
+	for _, d := range ents {
+		if !used[d.Name()] {
+			if err := removeBundle(filepath.Join(e.run, "b", d.Name())); err != nil {
+				e.log.Error("sweep", "err", err)
+			}
+		}
+	}
+	for _, dir := range []string{filepath.Join(e.run, "m"), e.runcRoot, e.path("layers")} {
 		sweepDir(dir, used)
 	}
 	for _, pat := range []string{".new-*", ".gone-*"} {
@@ -57,7 +65,7 @@ func (e *Engine) sweepBuilds() error {
 	ents, _ := os.ReadDir(root)
 	for _, d := range ents {
 		st, err := os.ReadFile(filepath.Join(root, d.Name(), "state.json"))
-		if err != nil || !strings.Contains(string(st), "bundle="+e.path("build", "executor")+"/") {
+		if err != nil || !strings.Contains(string(st), "bundle="+e.executorRoot()+"/") {
 			continue
 		}
 		e.log.Info("a build step of a killed server is ended", "container", d.Name())
@@ -109,7 +117,7 @@ func (e *Engine) sweepMounts(used map[string]bool) error {
 			if spaces[filepath.Base(m.at)] {
 				continue
 			}
-		case below(m.at, e.path("build")):
+		case below(m.at, e.path("build")), below(m.at, e.executorRoot()):
 		case strings.Contains(m.options, e.path("core")+"/") && (strings.Contains(m.at, "/containerd-mount") || strings.Contains(m.at, "/buildkit-mount")):
 		default:
 			continue
