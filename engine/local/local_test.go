@@ -146,7 +146,7 @@ func TestContract(t *testing.T) {
 		return &enginetest.Harness{Engine: b.Engine, Reopen: func(t testing.TB) engine.Engine {
 			b.restart()
 			return b.Engine
-		}}
+		}, Collect: func(t testing.TB) { b.collectNow(t) }}
 	})
 }
 

@@ -1,0 +1,188 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"slipway/engine"
+)
+
+// Load implements engine.Images.
+func (s imageStore) Load(ctx context.Context, r io.Reader) ([]engine.LoadedImage, error) {
+	var out []engine.LoadedImage
+	// What the lease holds goes with it, unless it was found to be whole.
+	err := s.e.leased(nsctx(ctx), func(ctx context.Context) (err error) {
+		out, err = s.e.load(ctx, r)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load an image archive: %w", err)
+	}
+	s.e.sync()
+	return out, nil
+}
+
+// apart gives the uploads of one archive names of their own: what a broken one
+// left must not be gone on with.
+type apart struct {
+	content.Store
+	prefix string
+}
+
+func (a apart) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	var o content.WriterOpts
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return nil, err
+		}
+	}
+	return a.Store.Writer(ctx, append(opts, content.WithRef(a.prefix+o.Ref))...)
+}
+
+func (e *Engine) load(ctx context.Context, r io.Reader) ([]engine.LoadedImage, error) {
+	z, err := compression.DecompressStream(r)
+	if err != nil {
+		return nil, badArchive(ctx, err)
+	}
+	defer z.Close()
+	top, err := archive.ImportIndex(ctx, apart{e.content, "load-" + newID() + "-"}, z)
+	if err != nil {
+		return nil, badArchive(ctx, err)
+	}
+	var idx ocispec.Index
+	if err := e.readJSON(ctx, top, &idx); err != nil {
+		return nil, badArchive(ctx, err)
+	}
+	var out []engine.LoadedImage
+	for _, m := range idx.Manifests {
+		if err := e.link(ctx, m, 0); err != nil {
+			return nil, badArchive(ctx, err)
+		}
+		img, err := e.inspectAny(ctx, m.Digest.String())
+		if err != nil {
+			return nil, badArchive(ctx, err)
+		}
+		out = append(out, engine.LoadedImage{Name: archiveName(m.Annotations), Image: img})
+	}
+	if len(out) == 0 {
+		return nil, badArchive(ctx, errors.New("no image is in it"))
+	}
+	for _, m := range idx.Manifests {
+		if err := e.fresh(ctx, m.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// inspectAny inspects an image for the host, or for any platform that it has.
+func (e *Engine) inspectAny(ctx context.Context, dgst string) (engine.Image, error) {
+	img, err := e.inspect(ctx, dgst, "")
+	if err == nil || !errdefs.IsNotFound(err) {
+		return img, err
+	}
+	desc, derr := e.describe(ctx, dgst)
+	if derr != nil || !images.IsIndexType(desc.MediaType) {
+		return img, err
+	}
+	match, _ := matcher("")
+	_, all, _ := e.choose(ctx, desc, match, 0)
+	for _, p := range all {
+		if img, perr := e.inspect(ctx, dgst, p); perr == nil {
+			return img, nil
+		}
+	}
+	return img, err
+}
+
+// archiveName is the name that an archive gives an image; a tag alone is none.
+func archiveName(a map[string]string) string {
+	if n := a[images.AnnotationImageName]; n != "" {
+		return n
+	}
+	if n := a[ocispec.AnnotationRefName]; strings.ContainsAny(n, "/:") {
+		return n
+	}
+	return ""
+}
+
+// badArchive says that the fault is in what was sent, if it is not on our side.
+func badArchive(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
+	case errors.Is(err, unix.EIO), errdefs.IsInvalidArgument(err):
+		return err
+	}
+	return fmt.Errorf("it is cut or broken: %w: %s", errdefs.ErrInvalidArgument, err)
+}
+
+// link checks that an image is whole and writes the labels by which its parts
+// keep each other. Of an index some platforms may be missing, not all.
+func (e *Engine) link(ctx context.Context, desc ocispec.Descriptor, depth int) error {
+	if depth > 4 {
+		return fmt.Errorf("indexes within indexes: %w", errdefs.ErrInvalidArgument)
+	}
+	children, err := images.Children(ctx, e.content, desc)
+	if err != nil {
+		return err
+	}
+	index := images.IsIndexType(desc.MediaType)
+	there := 0
+	for _, c := range children {
+		_, err := e.content.Info(ctx, c.Digest)
+		switch {
+		case err == nil:
+			there++
+		case !errdefs.IsNotFound(err) || !index:
+			return fmt.Errorf("%s refers to %s: %w", desc.Digest, c.Digest, err)
+		default:
+			continue
+		}
+		if index && (images.IsIndexType(c.MediaType) || images.IsManifestType(c.MediaType)) {
+			if err := e.link(ctx, c, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	if len(children) == 0 && !index || there == 0 && len(children) > 0 {
+		return fmt.Errorf("%s (%s): nothing that it refers to is there: %w", desc.Digest, desc.MediaType, errdefs.ErrNotFound)
+	}
+	h := images.SetChildrenLabels(e.content, images.ChildrenHandler(e.content))
+	_, err = h(ctx, desc)
+	return err
+}
+
+// Export implements engine.Images.
+func (s imageStore) Export(ctx context.Context, dgst, name string, w io.Writer) error {
+	if err := s.e.export(nsctx(ctx), dgst, name, w); err != nil {
+		return fmt.Errorf("export image %s: %w", dgst, err)
+	}
+	return nil
+}
+
+func (e *Engine) export(ctx context.Context, dgst, name string, w io.Writer) error {
+	desc, err := e.describe(ctx, dgst)
+	if err != nil {
+		return err
+	}
+	var names []string
+	if name != "" {
+		names = append(names, name)
+	}
+	return archive.Export(ctx, e.content, w, archive.WithManifest(desc, names...), archive.WithAllPlatforms(),
+		archive.WithSkipDockerManifest(), archive.WithSkipMissing(e.content))
+}
