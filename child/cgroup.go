@@ -28,7 +28,7 @@ func (g cgroup) v2() bool {
 
 // tops gives the container's directories.
 func (g cgroup) tops() []string {
-	if strings.Trim(g.path, "/") == "" { // never the root
+	if p := filepath.Clean("/" + g.path); p == "/" || strings.Contains(g.path, "..") { // never the root
 		return nil
 	}
 	if g.v2() {
