@@ -79,20 +79,19 @@ func actionFields() []field[action] {
 }
 
 func commonFields() []field[action] {
-	conditional := "an action with a condition other than ALWAYS fails"
 	return []field[action]{
 		{name: "name", status: obeyed,
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Name = d.str(raw) },
 			out: func(a *action, _ *kept) any { return a.Name }},
 		wordField("trigger_time", string(pipeline.OnEvery), func(a *action) string { return string(a.When) },
 			func(a *action, s string) { a.When = pipeline.When(s) }).as(obeyed, "nobody approves in this version: ON_WAIT_FOR_APPROVE is never reached"),
-		{name: "trigger_conditions", status: failing, note: conditional,
+		{name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Conditions = d.conditions(raw) },
 			out: func(a *action, _ *kept) any { return fromConditions(a.Conditions) }},
 		wordField("run_next", string(pipeline.WaitOnSuccess), func(a *action) string { return string(a.RunNext) },
-			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }).as(failing, "WAIT_ON_SUCCESS is obeyed; actions run one after the other"),
+			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }).as(partly, "WAIT_ON_SUCCESS is obeyed; actions run one after the other"),
 		boolField("run_only_on_first_failure", func(a *action) *bool { return &a.FirstFailureOnly }),
-		{name: "variables", status: obeyed, note: "settable, run_only_settable, init_path, defaults, password, passphrase, key_identifier and the types GPG_KEY, IOS_KEYCHAIN, IOS_PROVISION_PROFILES are not",
+		{name: "variables", status: partly, note: "settable, run_only_settable, init_path, defaults, password, passphrase, key_identifier and the types GPG_KEY, IOS_KEYCHAIN, IOS_PROVISION_PROFILES are not",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Variables = d.variables(raw) },
 			out: func(a *action, _ *kept) any { return fromVariables(a.Variables) }},
 		boolField("disabled", func(a *action) *bool { return &a.Disabled }),
@@ -101,7 +100,7 @@ func commonFields() []field[action] {
 		intField("retry_count", func(a *action) int64 { return int64(a.Retries) }, func(a *action, n int64) { a.Retries = clampInt(n) }),
 		secondsField("retry_interval", func(a *action) *secondsOf { return &a.RetryInterval }),
 		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(failing, ""),
-		{name: "permissions", status: failing, note: "DEFAULT is obeyed",
+		{name: "permissions", status: partly, note: "DEFAULT is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Permissions = d.permissions(raw) },
 			out: func(a *action, _ *kept) any { return fromPermissions(a.Permissions) }},
 	}
@@ -141,7 +140,7 @@ func ownFields() []field[action] {
 
 		wordField("docker_registry", "", func(a *action) string { return string(registry(a).Kind) },
 			func(a *action, s string) { registry(a).Kind = pipeline.RegistryKind(s) }).
-			as(failing, "NONE, DOCKER_HUB, OTHER, PACKAGE_REGISTRY and ARTIFACT_REGISTRY are obeyed"),
+			as(partly, "NONE, DOCKER_HUB, OTHER, PACKAGE_REGISTRY and ARTIFACT_REGISTRY are obeyed"),
 		strField("registry", func(a *action) *string { return &registry(a).URL }),
 		strField("login", func(a *action) *string { return &registry(a).Username }),
 		strField("password", func(a *action) *string { return &registry(a).Password }).
@@ -150,8 +149,8 @@ func ownFields() []field[action] {
 		strField("region", func(a *action) *string { return &registry(a).Region }).as(noEffect, "belongs to AMAZON_ECR"),
 		integration(),
 		strField("image_location", both(func(a *action) *string { return &a.Run.Location }, func(a *action) *string { return &a.Build.Location })).
-			as(failing, "obeyed by "+typeRun+", and PACKAGE_REGISTRY by builds"),
-		boolField("use_image_from_action", func(a *action) *bool { return &imageFrom(a).Use }).as(failing, "obeyed by "+typeRun),
+			as(partly, "obeyed by "+typeRun+", and PACKAGE_REGISTRY by builds"),
+		boolField("use_image_from_action", func(a *action) *bool { return &imageFrom(a).Use }).as(partly, "obeyed by "+typeRun),
 		intField("docker_build_action_id", func(a *action) int64 { return int64(imageFrom(a).ID) },
 			func(a *action, n int64) { imageFrom(a).ID = pipeline.ActionID(n) }),
 		strField("docker_build_action_name", func(a *action) *string { return &imageFrom(a).Name }),

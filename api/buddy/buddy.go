@@ -76,6 +76,7 @@ func (h *handlers) table() map[string]api.Handler {
 		"GET /workspaces":           h.listWorkspaces,
 		"POST /workspaces":          h.createWorkspace,
 		"GET " + w:                  h.getWorkspace,
+		"PATCH " + w:                h.renameWorkspace,
 		"GET " + w + "/projects":    h.listProjects,
 		"POST " + w + "/projects":   h.createProject,
 		"GET " + p:                  h.getProject,
@@ -149,6 +150,9 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 // plainMessage is an error without the words of its kind.
 func plainMessage(err error) string {
 	s := err.Error()
+	if cut, _, ok := strings.Cut(s, ": constraint failed"); ok {
+		return cut + " is taken"
+	}
 	for _, kind := range []error{
 		errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument,
 		errdefs.ErrResourceExhausted, errdefs.ErrConflict, errdefs.ErrFailedPrecondition,

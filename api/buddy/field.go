@@ -16,9 +16,9 @@ import (
 // How well a field is served.
 const (
 	obeyed   = "obeyed"
+	partly   = "in part"    // what the note does not name fails as below
 	noEffect = "no effect"  // nothing to be done for it; given back
 	failing  = "not obeyed" // stored and given back; a run fails naming it
-	readOnly = "read only"
 )
 
 // field is one member of a wire object: how it is read into the core's value,

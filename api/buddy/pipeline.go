@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -42,10 +44,10 @@ func pipelineFields() []field[pipe] {
 		{name: "refs", status: obeyed, note: "start by a push with on EVENT",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Refs = d.strings(raw) },
 			out: func(p *pipe, _ *kept) any { return list(p.Refs) }},
-		{name: "events", status: obeyed, note: "PUSH and CREATE_REF start runs; DELETE_REF, SCHEDULE, PULL_REQUEST, WEBHOOK and EMAIL are stored, and each run's log says so",
+		{name: "events", status: partly, note: "PUSH and CREATE_REF start runs; DELETE_REF, SCHEDULE, PULL_REQUEST, WEBHOOK and EMAIL are stored, and each run's log says so",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Events = d.events(raw) },
 			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) }},
-		{name: "trigger_conditions", status: failing, note: "a run of a pipeline with a condition other than ALWAYS fails",
+		{name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Conditions = d.conditions(raw) },
 			out: func(p *pipe, _ *kept) any { return fromConditions(p.Conditions) }},
 		wordField("priority", string(pipeline.Normal), func(p *pipe) string { return string(p.Priority) },
@@ -60,7 +62,7 @@ func pipelineFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return p.CloneDepth }},
 		boolField("fetch_all_refs", func(p *pipe) *bool { return &p.FetchAllRefs }).as(noEffect, "only the run's own revision is fetched; the log says so"),
 		wordField("git_config_ref", "", func(p *pipe) string { return p.GitConfigRef }, func(p *pipe, s string) { p.GitConfigRef = s }).
-			as(failing, "NONE is obeyed").answered(func(p *pipe) any {
+			as(partly, "NONE is obeyed").answered(func(p *pipe) any {
 			if p.GitConfigRef != "" {
 				return p.GitConfigRef
 			}
@@ -84,7 +86,7 @@ func pipelineFields() []field[pipe] {
 				return nil
 			}},
 		wordField("definition_source", "LOCAL", func(p *pipe) string { return p.DefinitionSource },
-			func(p *pipe, s string) { p.DefinitionSource = s }).as(failing, "LOCAL is obeyed"),
+			func(p *pipe, s string) { p.DefinitionSource = s }).as(partly, "LOCAL is obeyed"),
 		restField[pipe]("remote_project_name", aString, nil),
 		restField[pipe]("remote_path", aString, nil),
 		mirrored("remote_branch", "remote_ref"),
@@ -96,15 +98,15 @@ func pipelineFields() []field[pipe] {
 		wordField("filesystem_changeset_base", "", func(p *pipe) string { return p.FilesChangesetBase },
 			func(p *pipe, s string) { p.FilesChangesetBase = s }).as(noEffect, "belongs to conditions").
 			answered(func(p *pipe) any { return or(p.FilesChangesetBase, local("DATE_MODIFIED")(p).(string)) }),
-		wordField("cpu", "X64", func(p *pipe) string { return p.CPU }, func(p *pipe, s string) { p.CPU = s }).as(failing, "X64 is obeyed"),
+		wordField("cpu", "X64", func(p *pipe) string { return p.CPU }, func(p *pipe, s string) { p.CPU = s }).as(partly, "X64 is obeyed"),
 		strField("worker", func(p *pipe) *string { return &p.Worker }).as(failing, ""),
 		wordField("cache_scope", "PIPELINE", func(p *pipe) string { return p.CacheScope }, func(p *pipe, s string) { p.CacheScope = s }).
 			as(noEffect, "the build cache is shared in the workspace in any case"),
 		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(failing, "").answered(func(p *pipe) any { return list(p.Loop) }),
-		{name: "permissions", status: failing, note: "DEFAULT is obeyed",
+		{name: "permissions", status: partly, note: "DEFAULT is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Permissions = d.permissions(raw) },
 			out: func(p *pipe, _ *kept) any { return fromPermissions(p.Permissions) }},
-		{name: "variables", status: obeyed, note: "as those of an action",
+		{name: "variables", status: partly, note: "as those of an action",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Variables = d.variables(raw) },
 			out: func(p *pipe, _ *kept) any { return fromVariables(p.Variables) }},
 		unlessNull("manage_variables_by_yaml", func(p *pipe) *bool { return &p.VariablesByYAML }),
@@ -312,17 +314,14 @@ func (h *handlers) createPipeline(w http.ResponseWriter, r *http.Request, by acc
 	return api.JSON(w, http.StatusCreated, o)
 }
 
-// checked adds what the core finds wrong to what the decoder found; a field is
-// named once.
+// checked adds what the core finds wrong to what the decoder found; a field, and
+// what is below it, is named once.
 func (d *decoder) checked(validate func(*project.Invalid)) error {
 	var more project.Invalid
 	validate(&more)
-	named := map[string]bool{}
-	for _, f := range d.inv.Fields {
-		named[f.Path] = true
-	}
+	known := slices.Clone(d.inv.Fields)
 	for _, f := range more.Fields {
-		if !named[f.Path] {
+		if !slices.ContainsFunc(known, func(k project.Field) bool { return f.Path == k.Path || strings.HasPrefix(f.Path, k.Path+".") }) {
 			d.inv.Fields = append(d.inv.Fields, f)
 		}
 	}

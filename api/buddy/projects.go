@@ -74,6 +74,29 @@ func (h *handlers) getWorkspace(w http.ResponseWriter, r *http.Request, by acces
 	return api.JSON(w, http.StatusOK, h.fromWorkspace(ws))
 }
 
+func (h *handlers) renameWorkspace(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("workspace"))
+	if err != nil {
+		return err
+	}
+	b, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	name := ws.Name
+	d := &decoder{}
+	d.member(b, "name", func(raw json.RawMessage) { name = d.str(raw) })
+	d.member(b, "encryption_salt", func(raw json.RawMessage) { d.str(raw) })
+	ignored(w, others(b, "name encryption_salt"))
+	if err := d.inv.Err(); err != nil {
+		return err
+	}
+	if ws, err = h.Projects.RenameWorkspace(r.Context(), by, ws.ID, name); err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusOK, h.fromWorkspace(ws))
+}
+
 func access2word(public bool) string {
 	if public {
 		return "PUBLIC"

@@ -1,0 +1,570 @@
+package buddy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+	"go.uber.org/goleak"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/db"
+	"slipway/engine/fake"
+	"slipway/image"
+	"slipway/logs"
+	"slipway/pipeline"
+	"slipway/project"
+	"slipway/secret"
+	"slipway/source"
+)
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
+
+// site is what a server answers with, under this public URL.
+const site = "https://slipway.test"
+
+// world is a server with this dialect, real rooms and a fake engine.
+type world struct {
+	t     testing.TB
+	eng   *fake.Engine
+	rooms Rooms
+	admin access.Actor
+	home  project.Workspace
+	token string
+	h     http.Handler
+	vars  map[string]string // captured by exchanges
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, eng: fake.New(t, filepath.Join(dir, "engine")), vars: map[string]string{}}
+	d, err := db.Open(t.Context(), filepath.Join(dir, "x.db"))
+	w.must(err)
+	t.Cleanup(func() { w.must(d.Close()) })
+	a := access.New(d)
+	w.token, err = a.Bootstrap(t.Context(), "admin", func(tx *db.Tx, u access.User) (err error) {
+		w.home, err = project.BootstrapWorkspace(tx, "acme", u)
+		return err
+	}, nil)
+	w.must(err)
+	w.admin, err = a.Authenticate(t.Context(), w.token, "")
+	w.must(err)
+	projects := project.NewProjects(d)
+	box, err := secret.OpenBox(filepath.Join(dir, "key"))
+	w.must(err)
+	secrets := secret.New(d, box, projects)
+	sources, err := source.New(source.Config{Dir: filepath.Join(dir, "git")}, d, projects, secrets)
+	w.must(err)
+	images := image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs())
+	l, err := logs.New(filepath.Join(dir, "logs"))
+	w.must(err)
+	pipelines := pipeline.New(pipeline.Config{PublicURL: site}, d, a, projects, secrets, sources, images, l)
+	w.rooms = Rooms{a, projects, sources, pipelines}
+	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
+	r, err := pipeline.NewRunner(pipelines, w.eng, "test")
+	w.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	s := api.NewServer(a, api.Options{})
+	s.Mount(New(site+"/", w.rooms))
+	w.h = s
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// ask sends a request with the admin's token and gives the answer.
+func (w *world) ask(method, path, body string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	var r io.Reader
+	if body != "" {
+		r = strings.NewReader(body)
+	}
+	q := httptest.NewRequestWithContext(w.t.Context(), method, path, r)
+	if body != "" {
+		q.Header.Set("Content-Type", "application/json")
+	}
+	if w.token != "" {
+		q.Header.Set("Authorization", "Bearer "+w.token)
+	}
+	rec := httptest.NewRecorder()
+	w.h.ServeHTTP(rec, q)
+	return rec
+}
+
+// get asks and decodes, and fails unless the status is the one wanted.
+func (w *world) get(status int, method, path, body string) map[string]any {
+	w.t.Helper()
+	rec := w.ask(method, path, body)
+	if rec.Code != status {
+		w.t.Fatalf("%s %s: %d %s", method, path, rec.Code, rec.Body)
+	}
+	var m map[string]any
+	if rec.Body.Len() > 0 {
+		w.must(json.Unmarshal(rec.Body.Bytes(), &m))
+	}
+	return m
+}
+
+// project makes acme/name with a commit of files ("path", "text", ...), and a
+// pipeline in it; it gives the path of the pipeline.
+func (w *world) project(name string, files ...string) string {
+	w.t.Helper()
+	p, err := w.rooms.Projects.Create(w.t.Context(), w.admin, w.home.ID, project.New{Name: name})
+	w.must(err)
+	for i := 0; i < len(files); i += 2 {
+		_, err := w.rooms.Sources.Write(w.t.Context(), w.admin, p.ID, "main", files[i], []byte(files[i+1]), "write "+files[i])
+		w.must(err)
+	}
+	pl := w.get(http.StatusCreated, "POST", "/workspaces/acme/projects/"+name+"/pipelines", `{"name":"Live mirror"}`)
+	w.vars["pipeline"] = fmt.Sprint(pl["id"])
+	return fmt.Sprintf("/workspaces/acme/projects/%s/pipelines/%v", name, pl["id"])
+}
+
+// wait waits for the end of an execution.
+func (w *world) wait(path string) map[string]any {
+	w.t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		x := w.get(http.StatusOK, "GET", path, "")
+		if pipeline.Status(x["status"].(string)).Ended() {
+			return x
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("%s does not end: %v", path, x)
+		}
+	}
+}
+
+// TestExchanges replays testdata/*.txtar. An exchange is a section "request"
+// (method, path, headers, an empty line, body) and a section "reply": the
+// status and what the answer must hold. In a reply <name> stands for any value
+// and gives it that name, <*> for any; in what follows <name> is that value. A
+// section "wait" names an execution whose end is waited for.
+func TestExchanges(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no exchanges", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			a, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(string(a.Comment), "Source: ") {
+				t.Error("the file does not name its source")
+			}
+			w := newWorld(t)
+			w.project("company-website", "Dockerfile", "FROM scratch\nCOPY Dockerfile /\n", "dir/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n",
+				"path_to_secret", "hush-hush")
+			var rec *httptest.ResponseRecorder
+			for i, f := range a.Files {
+				text := w.fill(string(f.Data))
+				switch f.Name {
+				case "request":
+					rec = w.send(text)
+				case "reply":
+					w.compare(fmt.Sprintf("%s, section %d", file, i+1), rec, text)
+				case "wait":
+					w.wait(strings.TrimSpace(text))
+				default:
+					t.Fatalf("unknown section %s", f.Name)
+				}
+			}
+		})
+	}
+}
+
+var placeholder = regexp.MustCompile(`<([a-z0-9]+|\*)>`)
+
+func (w *world) fill(s string) string {
+	return placeholder.ReplaceAllStringFunc(s, func(p string) string {
+		if v, ok := w.vars[strings.Trim(p, "<>")]; ok {
+			return v
+		}
+		return p
+	})
+}
+
+func (w *world) send(text string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	head, body, _ := strings.Cut(text, "\n\n")
+	first, rest, _ := strings.Cut(strings.TrimSpace(head), "\n")
+	method, path, ok := strings.Cut(first, " ")
+	if !ok {
+		w.t.Fatalf("no request: %q", first)
+	}
+	q := httptest.NewRequestWithContext(w.t.Context(), method, path, strings.NewReader(strings.TrimSpace(body)))
+	q.Header.Set("Authorization", "Bearer "+w.token)
+	for _, l := range strings.Split(rest, "\n") {
+		if name, value, ok := strings.Cut(l, ": "); ok {
+			q.Header.Set(name, value)
+			if value == "-" {
+				q.Header.Del(name)
+			}
+		}
+	}
+	rec := httptest.NewRecorder()
+	w.h.ServeHTTP(rec, q)
+	return rec
+}
+
+func (w *world) compare(at string, rec *httptest.ResponseRecorder, text string) {
+	w.t.Helper()
+	head, body, _ := strings.Cut(text, "\n\n")
+	first, rest, _ := strings.Cut(strings.TrimSpace(head), "\n")
+	if want, err := strconv.Atoi(first); err != nil || rec.Code != want {
+		w.t.Fatalf("%s: status %d, want %s: %s", at, rec.Code, first, rec.Body)
+	}
+	for _, l := range strings.Split(rest, "\n") {
+		if name, value, ok := strings.Cut(l, ": "); ok && rec.Header().Get(name) != value && (value != "<*>" || rec.Header().Get(name) == "") {
+			w.t.Errorf("%s: %s is %q, want %q", at, name, rec.Header().Get(name), value)
+		}
+	}
+	if body = strings.TrimSpace(body); body == "" {
+		return
+	}
+	if ct := rec.Header().Get("Content-Type"); ct != "application/json" {
+		w.t.Errorf("%s: content type %q", at, ct)
+	}
+	var got, want any
+	w.must(json.Unmarshal(rec.Body.Bytes(), &got))
+	if err := json.Unmarshal([]byte(body), &want); err != nil {
+		w.t.Fatalf("%s: %v in %s", at, err, body)
+	}
+	if diff := w.match("", want, got); diff != "" {
+		w.t.Fatalf("%s: %s\nin %s", at, diff, indent(rec.Body.Bytes()))
+	}
+}
+
+func indent(b []byte) string {
+	var o bytes.Buffer
+	_ = json.Indent(&o, b, "", "  ")
+	return o.String()
+}
+
+// match tells where got lacks what is wanted; members that are not named do not
+// count.
+func (w *world) match(at string, want, got any) string {
+	switch want := want.(type) {
+	case map[string]any:
+		g, ok := got.(map[string]any)
+		if !ok {
+			return fmt.Sprintf("%s is %v", at, got)
+		}
+		for _, naming := range []bool{true, false} { // names first, others may hold them
+			for k, v := range want {
+				value, ok := g[k]
+				if s, is := v.(string); !ok {
+					return fmt.Sprintf("%s.%s is not there", at, k)
+				} else if (is && placeholder.FindString(s) == s && s != "") != naming {
+					continue
+				}
+				if d := w.match(at+"."+k, v, value); d != "" {
+					return d
+				}
+			}
+		}
+		return ""
+	case []any:
+		g, ok := got.([]any)
+		if !ok || len(g) != len(want) {
+			return fmt.Sprintf("%s is %v, want %d elements", at, got, len(want))
+		}
+		for i := range want {
+			if d := w.match(fmt.Sprintf("%s[%d]", at, i), want[i], g[i]); d != "" {
+				return d
+			}
+		}
+		return ""
+	case string:
+		if m := placeholder.FindStringSubmatch(want); m != nil && m[0] == want {
+			if m[1] != "*" {
+				w.vars[m[1]] = fmt.Sprint(got)
+			}
+			return ""
+		}
+		if fmt.Sprint(got) == w.fill(want) && got != nil {
+			return ""
+		}
+	default:
+		if want == got {
+			return ""
+		}
+	}
+	return fmt.Sprintf("%s is %v, want %v", at, got, want)
+}
+
+// Whatever an action was made with comes back, in both views and after a PATCH
+// that changes nothing.
+func TestEveryFieldComesBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	path := w.project("web") + "/actions"
+	values := map[string]string{
+		"name": `"x"`, "trigger_time": `"ON_FAILURE"`, "run_next": `"IN_SOFT_PARALLEL"`, "run_only_on_first_failure": `true`,
+		"disabled": `true`, "ignore_errors": `true`, "timeout": `60`, "retry_count": `2`, "retry_interval": `5`, "loop": `["A","B"]`,
+		"permissions":        `{"others":"READ_ONLY","users":[{"id":1,"access_level":"READ_WRITE"}],"groups":[]}`,
+		"variables":          `[{"key":"K","value":"v","type":"VAR","description":null,"encrypted":false,"settable":false,"run_only_settable":false}]`,
+		"trigger_conditions": `[{"trigger_condition":"ON_CHANGE_AT_PATH","trigger_condition_paths":["/a"],"trigger_variable_key":"","trigger_variable_value":"","trigger_hours":[],"trigger_days":[],"timezone":"","zone_id":"","trigger_project_name":"","trigger_pipeline_name":"","trigger_user":"","trigger_group":""}]`,
+		"docker_image_name":  `"library/ubuntu"`, "docker_image_tag": `"latest"`, "inline_commands": `"a\nb"`, "entrypoint": `"sh -c"`,
+		"run_as_user": `"$u"`, "mount_filesystem_disable": `true`, "volume_mappings": `["/:/x","a:/b"]`, "export_container_path": `"/e"`,
+		"dockerfile_path": `"d/Dockerfile"`, "context_path": `"/d"`, "target_stage": `"s"`, "target_platform": `"linux/amd64,linux/arm64"`,
+		"build_args": `["A=b"]`, "secrets": `[{"id":"s","value":"p","type":"ENV"}]`, "buildkit": `false`, "pull": `true`,
+		"do_not_prune_images": `true`, "provenance": `"MIN"`, "cache_mode": `"MAX"`, "repository": `"Repo"`, "versions": `["1","2"]`,
+		"package": `"pkg"`, "target_path": `"/t"`, "docker_registry": `"OTHER"`, "registry": `"r.example.com"`, "login": `"l"`,
+		"password": `"secret-password"`, "insecure_registry": `true`, "region": `"eu-west-1"`, "integration": `{"hash_id":"5ddb7c18"}`,
+		"image_location": `"ACTION"`, "use_image_from_action": `true`, "docker_build_action_id": `7`, "docker_build_action_name": `"b"`,
+	}
+	for typ, kind := range map[string]byte{typeRun: kindRun, typeBuild: kindBuild, typeMulti: kindMulti} {
+		in := map[string]json.RawMessage{"type": json.RawMessage(strconv.Quote(typ))}
+		for _, f := range actionFields() {
+			v, ok := values[f.name]
+			if !ok {
+				t.Errorf("no value for %s", f.name)
+			}
+			if f.has(kind) {
+				in[f.name] = json.RawMessage(v)
+			}
+		}
+		body, _ := json.Marshal(in)
+		rec := w.ask("POST", path, string(body))
+		if rec.Code != http.StatusCreated || rec.Header().Get(api.IgnoredHeader) != "" {
+			t.Fatalf("%s: %d %s %s", typ, rec.Code, rec.Header().Get(api.IgnoredHeader), rec.Body)
+		}
+		var made map[string]any
+		w.must(json.Unmarshal(rec.Body.Bytes(), &made))
+		in["password"] = json.RawMessage(`"!encrypted"`)
+		var want any
+		body, _ = json.Marshal(in)
+		w.must(json.Unmarshal(body, &want))
+		one := fmt.Sprintf("%s/%v", path, made["id"])
+		delete(made, "pipeline")
+		sent, _ := json.Marshal(made)
+		for what, got := range map[string]any{
+			"POST": made, "GET": w.get(200, "GET", one, ""), "PATCH": w.get(200, "PATCH", one, string(sent)), "GET again": w.get(200, "GET", one, ""),
+		} {
+			if d := w.match(typ+" "+what, want, got); d != "" {
+				t.Error(d)
+			}
+		}
+		// Null clears what may be without a value, and nothing else.
+		for name := range in {
+			w.ask("PATCH", one, fmt.Sprintf(`{"run_only_on_first_failure":null,%q:null}`, name))
+		}
+		w.get(204, "DELETE", one, "")
+		w.get(404, "GET", one, "")
+	}
+}
+
+// Values that say nothing come back as they were given.
+func TestEmptyValuesComeBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	path := w.project("web") + "/actions"
+	for _, c := range []string{
+		`{"type":"RUN_DOCKER_CONTAINER","docker_image_name":"","docker_image_tag":"","use_image_from_action":true,"docker_build_action_id":0,"inline_commands":"","volume_mappings":[],"timeout":0}`,
+		`{"type":"RUN_DOCKER_CONTAINER","docker_image_name":null,"use_image_from_action":true,"inline_commands":"x","volume_mappings":"/:/buddy/x","run_as_user":""}`,
+		`{"type":"DOCKER_BUILD_MULTI_ARCH","dockerfile_path":"","versions":[],"build_args":[],"secrets":[],"pull":false,"repository":""}`,
+		`{"type":"DOCKERFILE","dockerfile_path":"Dockerfile","secrets":[{"secret_id":"a","secret_src":"b"}],"integration":{"id":12},"buildkit":true}`,
+		`{"type":"DOCKERFILE","dockerfile_path":"Dockerfile","integration":{"identifier":"x"},"docker_registry":"GIT_HUB_CONTAINER_REGISTRY"}`,
+	} {
+		c = strings.Replace(c, `"type"`, `"name":"n","type"`, 1)
+		made := w.get(201, "POST", path, c)
+		var want any
+		w.must(json.Unmarshal([]byte(c), &want))
+		for _, got := range []any{made, w.get(200, "GET", fmt.Sprintf("%s/%v", path, made["id"]), "")} {
+			if d := w.match("action", want, got); d != "" {
+				t.Errorf("%s in %s", d, c)
+			}
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.project("web")
+	a := fmt.Sprintf("%s/actions/%v", p, w.get(201, "POST", p+"/actions", `{"name":"b","type":"DOCKERFILE","dockerfile_path":"Dockerfile","disabled":true}`)["id"])
+	x := fmt.Sprintf("%s/executions/%v", p, w.get(201, "POST", p+"/executions", "")["id"])
+	w.wait(x)
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		want               string // words of the messages
+	}{
+		{"POST", p + "/actions", `{`, 400, "no JSON"},
+		{"POST", p + "/actions", ``, 400, "empty"},
+		{"POST", p + "/actions", `[]`, 400, "object"},
+		{"POST", p + "/actions", `{}`, 400, "type is required"},
+		{"POST", p + "/actions", `{"type":"NPM"}`, 400, "type must be one of"},
+		{"POST", p + "/actions", `{"type":5}`, 400, "type must be a string"},
+		{"POST", p + "/actions", `{"type":"RUN_DOCKER_CONTAINER"}`, 400, "inline_commands is required|name is required|docker_image_name is required|docker_image_tag is required"},
+		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":1,"dockerfile_path":[],"build_args":"x","buildkit":"yes","timeout":1.5,"retry_count":"1","variables":[{"key":2}],"secrets":[3]}`,
+			400, "name must be a string|timeout must be an integer|retry_count must be an integer|variables.0.key must be a string|dockerfile_path must be a string|build_args must be a list|secrets.0 must be an object|buildkit must be true or false"},
+		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","trigger_time":"NEVER","docker_registry":"QUAY","provenance":"ALL","cache_mode":"X","after_action_id":99}`,
+			400, "trigger_time must be one of|docker_registry must be one of|provenance must be one of|cache_mode must be one of"},
+		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","after_action_id":99}`, 400, "after_action_id there is no action 99"},
+		{"PATCH", a, `{"type":"DOCKER_BUILD_MULTI_ARCH"}`, 400, "type cannot be changed"},
+		{"PATCH", a, `{"dockerfile_path":null}`, 400, "dockerfile_path is required"},
+		{"PATCH", a, `{"password":"x"}`, 400, "login is required"},
+		{"PATCH", a, `{"login":"x","password":"!encrypted"}`, 400, "no earlier password"},
+		{"PATCH", p + "/actions/999", `{}`, 404, ""},
+		{"PATCH", p + "/actions/x", `{}`, 404, ""},
+		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":" ","priority":"URGENT","clone_depth":-1,"events":[{"type":"NEVER"}],"refs":"x"}`,
+			400, "name is required|priority must be one of|clone_depth must not be negative|events.0.type must be one of|refs must be a list"},
+		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier is taken"},
+		{"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"2030-01-01T00:00:00Z"}`,
+			400, "to_revision must be an object|branch.name must be a string|actions_to_run.0 must be an integer|delay_until is not supported"},
+		{"POST", p + "/executions", `{"branch":{"name":"main"}}`, 400, "no commit yet"},
+		{"PATCH", x, `{}`, 400, "operation is required"},
+		{"PATCH", x, `{"operation":"STOP"}`, 400, "operation must be one of"},
+		{"PATCH", x, `{"operation":"CANCEL"}`, 400, "cannot be cancelled"},
+		{"PATCH", x, `{"operation":"RETRY"}`, 400, "cannot be retried"},
+		{"PATCH", x, `{"operation":"APPLY"}`, 400, "does not wait for APPLY"},
+		{"GET", p + "/executions/99", ``, 404, "does not exist"},
+		{"GET", x + "/action_executions/0123456789abcdef01234567", ``, 404, "does not exist"},
+		{"GET", p + "/executions?page=0&per_page=x&sort_by=age&sort_direction=UP", ``, 400, "page must be at least 1|per_page must be a whole number|sort_by must be one of|sort_direction must be one of"},
+		{"GET", "/workspaces/other", ``, 404, ""},
+		{"GET", "/workspaces/acme/projects/none/pipelines", ``, 404, ""},
+		{"GET", "/workspaces/acme/variables2", ``, 404, ""},
+		{"POST", "/workspaces", `{}`, 400, "domain is required"},
+		{"POST", "/workspaces", `{"domain":"acme"}`, 400, "taken"},
+		{"POST", "/workspaces/acme/projects", `{"name":"web"}`, 400, "taken"},
+		{"POST", "/workspaces/acme/projects", `{"display_name":5,"access":"OPEN","external_project_id":"x","fetch_submodules":"y"}`,
+			400, "display_name must be a string|access must be one of|external_project_id is not supported|fetch_submodules must be true or false"},
+		{"GET", "/workspaces/acme/projects?status=GONE", ``, 400, "status must be one of"},
+		{"POST", "/user/tokens", `{"name":"x","scopes":["NO"],"workspace_restrictions":["no"],"expires_at":"tomorrow"}`,
+			400, "workspace_restrictions there is no workspace|expires_at must be a time"},
+	} {
+		rec := w.ask(c.method, c.path, c.body)
+		if rec.Code != c.status {
+			t.Errorf("%s %s %s: %d %s", c.method, c.path, c.body, rec.Code, rec.Body)
+			continue
+		}
+		var m struct{ Errors []struct{ Message string } }
+		if err := json.Unmarshal(rec.Body.Bytes(), &m); err != nil || len(m.Errors) == 0 {
+			t.Errorf("%s %s: %s", c.method, c.path, rec.Body)
+			continue
+		}
+		for _, want := range strings.Split(c.want, "|") {
+			if !strings.Contains(rec.Body.String(), want) {
+				t.Errorf("%s %s %s: no %q in %s", c.method, c.path, c.body, want, rec.Body)
+			}
+		}
+		if n := len(strings.Split(c.want, "|")); c.want != "" && len(m.Errors) != n {
+			t.Errorf("%s %s %s: %d messages, want %d: %s", c.method, c.path, c.body, len(m.Errors), n, rec.Body)
+		}
+	}
+	w.token = ""
+	if rec := w.ask("GET", "/user", ""); rec.Code != http.StatusUnauthorized {
+		t.Errorf("a stranger: %d %s", rec.Code, rec.Body)
+	}
+}
+
+// A password is in no answer, no row in the clear and no error.
+func TestPasswordStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.project("web")
+	made := w.get(201, "POST", p+"/actions", `{"name":"r","type":"RUN_DOCKER_CONTAINER","docker_image_name":"x","docker_image_tag":"1","inline_commands":"true",
+		"docker_registry":"OTHER","registry":"r.example.com","login":"l","password":"open-sesame","variables":[{"key":"K","value":"close-sesame","encrypted":true}]}`)
+	one := fmt.Sprintf("%s/actions/%v", p, made["id"])
+	w.get(200, "PATCH", one, `{"password":"!encrypted","variables":[{"key":"K","value":"!encrypted","encrypted":true}]}`)
+	w.get(200, "PATCH", one, `{"name":"renamed"}`)
+	x := w.get(201, "POST", p+"/executions", `{}`)
+	w.wait(fmt.Sprintf("%s/executions/%v", p, x["id"]))
+	for _, path := range []string{one, p + "/actions", p, fmt.Sprintf("%s/executions/%v", p, x["id"])} {
+		if rec := w.ask("GET", path, ""); strings.Contains(rec.Body.String(), "sesame") {
+			t.Errorf("%s: %s", path, rec.Body)
+		}
+	}
+}
+
+// The page of what is obeyed is held to the tables.
+func TestDocs(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/buddy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{fieldTable(actionFields()), fieldTable(pipelineFields())} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("docs/buddy.md lacks this table:\n%s", want)
+		}
+	}
+	for pattern := range New(site, Rooms{}).Table {
+		if !strings.Contains(string(page), "`"+pattern+"`") {
+			t.Errorf("docs/buddy.md lacks the route %s", pattern)
+		}
+	}
+}
+
+// fieldTable writes the table of a kind of object for the page.
+func fieldTable[T any](fields []field[T]) string {
+	var b strings.Builder
+	b.WriteString("| field | of | state | note |\n|---|---|---|---|\n")
+	for _, f := range fields {
+		of := "all"
+		if f.only != "" {
+			of = strings.NewReplacer("DM", "builds", "M", "multi", "R", "run").Replace(f.only)
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.name, of, f.status, f.note)
+	}
+	return b.String()
+}
+
+func FuzzAction(f *testing.F) {
+	f.Add(`{"name":"x","timeout":1,"variables":[{"key":"a"}]}`)
+	f.Add(`{"volume_mappings":"/:/x","secrets":[{"secret_id":"a"}],"integration":{"id":"5"}}`)
+	f.Fuzz(func(_ *testing.T, s string) {
+		for _, typ := range []string{typeRun, typeBuild, typeMulti} {
+			var b body
+			if json.Unmarshal([]byte(s), &b) != nil {
+				return
+			}
+			a, _ := newAction(typ)
+			d := &decoder{}
+			if _, err := readAction(d, b, &a); err != nil {
+				continue
+			}
+			_ = d.checked(a.Validate)
+			if _, err := json.Marshal((&handlers{}).fromAction(place{}, &a)); err != nil {
+				panic(err)
+			}
+		}
+	})
+}
