@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"slipway/project"
 )
@@ -21,9 +19,11 @@ import (
 const IgnoredHeader = "X-Slipway-Ignored"
 
 const (
-	maxDepth   = 64   // of a body
-	maxIgnored = 50   // names in the header
-	maxName    = 1000 // bytes of the header
+	maxDepth   = 64      // of a body
+	maxValues  = 500_000 // in a body: each takes many times its own size in memory
+	maxBad     = 100     // fields that are told of
+	maxIgnored = 50      // names in the header
+	maxName    = 1000    // bytes of the header
 )
 
 // Opt is a member that may be absent, null or a value, which PATCH needs to
@@ -99,106 +99,13 @@ func Unmarshal(b []byte, v any) (ignored []string, err error) {
 		return nil, bad
 	}
 	d := &decoder{bad: bad}
+	if tree == nil {
+		d.wrong("", "an object", nil)
+		return nil, bad
+	}
 	d.assign(reflect.ValueOf(v).Elem(), tree, "")
 	slices.Sort(d.ignored)
 	return d.ignored, bad.Err()
-}
-
-// object keeps the order of its members, so that errors come in that of the
-// body.
-type object []member
-
-type member struct {
-	name  string
-	value any
-}
-
-// parse reads exactly one JSON value: object, []any, string, json.Number, bool
-// or nil.
-func parse(b []byte) (any, error) {
-	if len(bytes.TrimSpace(b)) == 0 {
-		return nil, errors.New("the body is empty; JSON is expected")
-	}
-	if !utf8.Valid(b) {
-		return nil, errors.New("the body is not UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	v, err := parseValue(dec, 0)
-	if err != nil {
-		return nil, jsonError(b, dec, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		line, col := position(b, dec.InputOffset())
-		return nil, fmt.Errorf("there is more after the end of the JSON, at line %d, column %d", line, col)
-	}
-	return v, nil
-}
-
-func jsonError(b []byte, dec *json.Decoder, err error) error {
-	at := dec.InputOffset()
-	var syntax *json.SyntaxError
-	switch {
-	case errors.As(err, &syntax):
-		at = syntax.Offset
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		err, at = errors.New("it ends too early"), int64(len(b))
-	}
-	line, col := position(b, at)
-	return fmt.Errorf("the body is no JSON: line %d, column %d: %s", line, col, strings.TrimPrefix(err.Error(), "json: "))
-}
-
-func position(b []byte, at int64) (line, col int) {
-	head := b[:min(max(at, 0), int64(len(b)))]
-	return 1 + bytes.Count(head, []byte{'\n'}), len(head) - bytes.LastIndexByte(head, '\n')
-}
-
-func parseValue(dec *json.Decoder, depth int) (any, error) {
-	if depth > maxDepth {
-		return nil, fmt.Errorf("it is nested more than %d levels deep", maxDepth)
-	}
-	t, err := dec.Token()
-	if err != nil {
-		return nil, err
-	}
-	switch t {
-	case json.Delim('{'):
-		return parseObject(dec, depth)
-	case json.Delim('['):
-		l := []any{}
-		for dec.More() {
-			v, err := parseValue(dec, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			l = append(l, v)
-		}
-		_, err := dec.Token()
-		return l, err
-	}
-	return t, nil
-}
-
-func parseObject(dec *json.Decoder, depth int) (any, error) {
-	o, seen := object{}, map[string]bool{}
-	for dec.More() {
-		k, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		name, _ := k.(string)
-		if seen[name] {
-			return nil, fmt.Errorf("the member %q is there twice", name)
-		}
-		seen[name] = true
-		v, err := parseValue(dec, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		o = append(o, member{name, v})
-	}
-	_, err := dec.Token()
-	return o, err
 }
 
 // plain turns a parsed value into what encoding/json would have given.
@@ -223,6 +130,17 @@ func plain(v any) any {
 type decoder struct {
 	bad     *project.Invalid
 	ignored []string
+	fields  map[reflect.Type]map[string][]int
+}
+
+// add notes a bad field, as long as somebody would read it.
+func (d *decoder) add(path, kind, message string) {
+	switch n := len(d.bad.Fields); {
+	case n < maxBad:
+		d.bad.Add(path, kind, message)
+	case n == maxBad:
+		d.bad.Add("", kind, "and more")
+	}
 }
 
 func join(path, name string) string {
@@ -233,7 +151,7 @@ func join(path, name string) string {
 }
 
 func (d *decoder) wrong(path, want string, got any) {
-	d.bad.Add(path, "type", "must be "+want+", not "+kindOf(got))
+	d.add(path, "type", "must be "+want+", not "+kindOf(got))
 }
 
 func kindOf(v any) string {
@@ -315,11 +233,11 @@ func (d *decoder) nested(path string, err error) {
 			if f.Path != "" {
 				at = join(path, f.Path)
 			}
-			d.bad.Add(at, f.Kind, f.Message)
+			d.add(at, f.Kind, f.Message)
 		}
 		return
 	}
-	d.bad.Add(path, "format", strings.TrimPrefix(err.Error(), "json: "))
+	d.add(path, "format", strings.TrimPrefix(err.Error(), "json: "))
 }
 
 func (d *decoder) assignStruct(v reflect.Value, data any, path string) {
@@ -328,8 +246,15 @@ func (d *decoder) assignStruct(v reflect.Value, data any, path string) {
 		d.wrong(path, "an object", data)
 		return
 	}
-	fields := map[string][]int{}
-	fieldsOf(v.Type(), nil, fields)
+	fields := d.fields[v.Type()]
+	if fields == nil {
+		fields = map[string][]int{}
+		fieldsOf(v.Type(), nil, fields)
+		if d.fields == nil {
+			d.fields = map[reflect.Type]map[string][]int{}
+		}
+		d.fields[v.Type()] = fields
+	}
 	for _, m := range o {
 		index, ok := fields[m.name]
 		if !ok {
@@ -409,7 +334,7 @@ func (d *decoder) assignScalar(v reflect.Value, data any, path string) {
 		}
 		i, err := whole(n)
 		if err != nil || v.OverflowInt(i) {
-			d.bad.Add(path, "type", "must be a whole number of a sensible size")
+			d.add(path, "type", "must be a whole number of a sensible size")
 			return
 		}
 		v.SetInt(i)
@@ -421,7 +346,7 @@ func (d *decoder) assignScalar(v reflect.Value, data any, path string) {
 		}
 		f, err := n.Float64()
 		if err != nil {
-			d.bad.Add(path, "type", "must be a number of a sensible size")
+			d.add(path, "type", "must be a number of a sensible size")
 			return
 		}
 		v.SetFloat(f)

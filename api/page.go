@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -8,21 +9,27 @@ import (
 	"slipway/project"
 )
 
+// maxNumber keeps sums and products of what is asked for in a query in range.
+const maxNumber = 1<<31 - 1
+
 // Number reads a query parameter that is a whole number of at least least; def
-// is its value when it is absent.
+// is its value when it is absent. What is larger than any list is made less.
 func Number(r *http.Request, name string, def, least int) (int, error) {
 	s := r.URL.Query().Get(name)
 	if s == "" {
 		return def, nil
 	}
 	n, err := strconv.Atoi(s)
+	if errors.Is(err, strconv.ErrRange) && s[0] != '-' {
+		n, err = maxNumber, nil
+	}
 	if err != nil {
 		return 0, &project.Invalid{Fields: []project.Field{{Path: name, Kind: "type", Message: "must be a whole number"}}}
 	}
 	if n < least {
 		return 0, &project.Invalid{Fields: []project.Field{{Path: name, Kind: "minimum", Message: fmt.Sprintf("must be at least %d", least)}}}
 	}
-	return n, nil
+	return min(n, maxNumber), nil
 }
 
 // Slice is the part of a list from skip on, limit long at most; limit 0 is no

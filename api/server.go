@@ -1,15 +1,18 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"path"
 	"runtime/debug"
 	"sort"
@@ -129,13 +132,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	rec.Header().Set(RequestID, q.id)
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // a panic's value is no wrapped error
+		p := recover()
+		abort := p == http.ErrAbortHandler //nolint:errorlint // a panic's value is no wrapped error
+		if p != nil && !abort {
 			q.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			if rec.status == 0 {
+			// Half an answer must not look like a whole one.
+			if abort = rec.status != 0; !abort {
 				s.broken(rec, r, q)
 			}
 		}
 		s.say(r, q, rec.status, time.Since(start))
+		if abort {
+			panic(http.ErrAbortHandler)
+		}
 	}()
 	s.route(q, r).ServeHTTP(rec, r)
 }
@@ -147,14 +156,16 @@ func (s *Server) route(q *request, r *http.Request) http.Handler {
 			return m.h
 		}
 	}
+	var found http.Handler = http.HandlerFunc(nowhere)
+	longest := -1
 	for _, d := range s.dialects {
 		for _, p := range d.Prefixes {
-			if below(r.URL.Path, p) {
-				return d
+			if below(r.URL.Path, p) && len(p) > longest {
+				found, longest = d, len(p)
 			}
 		}
 	}
-	return http.HandlerFunc(nowhere)
+	return found
 }
 
 // below tells whether a path is prefix or lies under it.
@@ -180,7 +191,7 @@ func (s *Server) broken(w http.ResponseWriter, r *http.Request, q *request) {
 
 // say writes the one line of a request.
 func (s *Server) say(r *http.Request, q *request, status int, took time.Duration) {
-	level, args := slog.LevelDebug, []any{
+	level, args := slog.LevelInfo, []any{
 		"room", "api", "id", q.id, "method", r.Method, "path", r.URL.Path, "status", status, "ms", took.Milliseconds(), "dialect", q.dialect,
 	}
 	if q.err != nil {
@@ -231,6 +242,30 @@ func (r *recorder) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController find what it needs.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
+// Flush, Hijack and ReadFrom are for those who ask the writer itself.
+func (r *recorder) Flush() {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	_ = http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// Hijack takes the connection over.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if r.status == 0 {
+		r.status = http.StatusSwitchingProtocols
+	}
+	return http.NewResponseController(r.ResponseWriter).Hijack()
+}
+
+// ReadFrom copies files without a detour.
+func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return io.Copy(r.ResponseWriter, src)
+}
+
 // ServeHTTP answers a path of the dialect.
 func (d *dialect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q, _ := r.Context().Value(requestKey{}).(*request)
@@ -243,7 +278,7 @@ func (d *dialect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	u := *r.URL
 	if d.Rewrite != nil {
-		u.Path, u.RawPath = d.Rewrite(u.Path), ""
+		rewrite(&u, d.Rewrite)
 	}
 	if len(u.Path) > 1 {
 		u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
@@ -252,7 +287,7 @@ func (d *dialect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r2.URL = &u
 	// The mux would redirect to a clean path, which loses the body of a POST.
 	clean := u.Path != "" && path.Clean(u.Path) == u.Path
-	if _, pattern := d.mux.Handler(r2); clean && pattern != "" {
+	if pattern := d.served(r2); clean && pattern != "" {
 		q.pattern = pattern
 		d.mux.ServeHTTP(w, r2)
 		return
@@ -270,22 +305,49 @@ func (d *dialect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.Fail(w, r, http.StatusNotFound, fmt.Errorf("nothing is served at %s: %w", r.URL.Path, errdefs.ErrNotFound))
 }
 
+// rewrite changes a path and keeps what is escaped in it.
+func rewrite(u *url.URL, f func(string) string) {
+	was := u.EscapedPath()
+	raw := f(was)
+	if raw == was {
+		return
+	}
+	if p, err := url.PathUnescape(raw); err == nil {
+		u.Path, u.RawPath = p, raw
+	}
+}
+
+// served gives the pattern of the table that a request is for, "" for none. That
+// the mux would redirect does not count: API routes never do.
+func (d *dialect) served(r *http.Request) string {
+	h, pattern := d.mux.Handler(r)
+	if _, ours := h.(route); !ours {
+		return ""
+	}
+	return pattern
+}
+
 // allowed lists the methods that the path of a request is served by.
 func (d *dialect) allowed(r *http.Request) []string {
 	var l []string
 	for _, m := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
 		other := *r
 		other.Method = m
-		if _, pattern := d.mux.Handler(&other); pattern != "" {
+		if d.served(&other) != "" {
 			l = append(l, m)
 		}
 	}
 	return l
 }
 
+// route is a handler of a table.
+type route func(http.ResponseWriter, *http.Request)
+
+func (f route) ServeHTTP(w http.ResponseWriter, r *http.Request) { f(w, r) }
+
 func (d *dialect) handler(pattern string, h Handler) http.Handler {
 	open, stream := d.Open[pattern], d.Stream[pattern]
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return route(func(w http.ResponseWriter, r *http.Request) {
 		q, _ := r.Context().Value(requestKey{}).(*request)
 		by, err := d.server.authenticate(r, d.Token)
 		if err != nil && !(open && errors.Is(err, errNoToken)) {

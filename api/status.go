@@ -17,7 +17,7 @@ func Status(err error) int {
 		return http.StatusOK
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
-	case errdefs.IsInvalidArgument(err):
+	case errdefs.IsInvalidArgument(err), errdefs.IsOutOfRange(err):
 		return http.StatusBadRequest
 	case errdefs.IsUnauthorized(err):
 		return http.StatusUnauthorized
@@ -25,13 +25,13 @@ func Status(err error) int {
 		return http.StatusForbidden
 	case errdefs.IsNotFound(err):
 		return http.StatusNotFound
-	case errdefs.IsAlreadyExists(err), errdefs.IsConflict(err):
+	case errdefs.IsAlreadyExists(err), errdefs.IsConflict(err), errdefs.IsAborted(err):
 		return http.StatusConflict
 	case errdefs.IsFailedPrecondition(err):
 		return http.StatusPreconditionFailed
 	case errdefs.IsResourceExhausted(err):
 		return http.StatusInsufficientStorage
-	case errdefs.IsUnavailable(err), errors.Is(err, context.Canceled):
+	case errdefs.IsUnavailable(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError

@@ -40,7 +40,7 @@ func explain(err error) error {
 		return &failure{full, errdefs.ErrResourceExhausted, err}
 	}
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
-		return &failure{"", errdefs.ErrFailedPrecondition, err}
+		return &failure{"", errdefs.ErrUnavailable, err}
 	}
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
@@ -62,9 +62,9 @@ func explain(err error) error {
 	case sqlite3.SQLITE_NOTADB:
 		return &failure{notADatabase, errdefs.ErrDataLoss, err}
 	case sqlite3.SQLITE_READONLY:
-		return &failure{"not writable: its file or folder is read-only", errdefs.ErrFailedPrecondition, err}
+		return &failure{"not writable: its file or folder is read-only", errdefs.ErrUnavailable, err}
 	case sqlite3.SQLITE_CANTOPEN:
-		return &failure{"cannot be opened: is its folder there and writable?", errdefs.ErrFailedPrecondition, err}
+		return &failure{"cannot be opened: is its folder there and writable?", errdefs.ErrUnavailable, err}
 	}
 	return err
 }
