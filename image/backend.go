@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
+	"strconv"
 	"time"
 
 	"cuelabs.dev/go/oci/ociregistry"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/access"
 	"slipway/db"
@@ -238,27 +241,40 @@ func (b *backend) Tags(ctx context.Context, _, after string) iter.Seq2[string, e
 	return listSeq(list)
 }
 
-// Referrers lists the manifests that are about another.
-func (b *backend) Referrers(ctx context.Context, _ string, d ociregistry.Digest, artifactType string) iter.Seq2[ociregistry.Descriptor, error] {
-	if err := b.i.expandRepository(ctx, b.repo.id); err != nil {
-		return failedSeq[ociregistry.Descriptor](err)
+// writeReferrers lists the manifests that are about another. ociserver would
+// write null for an empty list.
+func (b *backend) writeReferrers(w http.ResponseWriter, r *http.Request, d string) error {
+	if err := b.i.expandRepository(r.Context(), b.repo.id); err != nil {
+		return err
 	}
-	list := []ociregistry.Descriptor{}
-	err := b.i.db.Read(ctx, func(tx *db.Tx) error {
-		all, err := findManifests(tx, `repository = ? AND subject = ?`, b.repo.id, d.String())
+	kind := r.URL.Query().Get("artifactType")
+	idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
+	idx.SchemaVersion = 2
+	err := b.i.db.Read(r.Context(), func(tx *db.Tx) error {
+		all, err := findManifests(tx, `repository = ? AND subject = ?`, b.repo.id, d)
 		for _, m := range all {
-			if artifactType == "" || artifactType == m.artifactType {
+			if kind == "" || kind == m.artifactType {
 				desc := m.descriptor()
 				desc.ArtifactType, desc.Annotations = m.artifactType, m.annotations
-				list = append(list, desc)
+				idx.Manifests = append(idx.Manifests, desc)
 			}
 		}
 		return err
 	})
 	if err != nil {
-		return failedSeq[ociregistry.Descriptor](err)
+		return err
 	}
-	return listSeq(list)
+	body, err := json.Marshal(idx)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	if kind != "" {
+		w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	_, _ = w.Write(body)
+	return nil
 }
 
 // DeleteBlob ends the right of the repository to a blob that no manifest of it

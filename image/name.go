@@ -1,7 +1,6 @@
 package image
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -36,7 +35,7 @@ func parse(ref string) (reference.Named, error) {
 	}
 	n, err := reference.ParseNormalizedNamed(ref)
 	switch {
-	case errors.Is(err, reference.ErrNameContainsUppercase):
+	case err != nil && lowerFits(ref):
 		return nil, invalid("format", fmt.Sprintf("%q: the name of an image is in lower case", ref))
 	case err != nil:
 		return nil, invalid("format", fmt.Sprintf("%q is no image reference: it has the form [host[:port]/]name[:tag][@digest]", ref))
@@ -47,6 +46,12 @@ func parse(ref string) (reference.Named, error) {
 		return reference.WithDigest(reference.TrimNamed(n), d.Digest())
 	}
 	return reference.TagNameOnly(n), nil
+}
+
+// lowerFits tells whether upper-case letters are all that is wrong.
+func lowerFits(ref string) bool {
+	_, err := reference.ParseNormalizedNamed(strings.ToLower(ref))
+	return err == nil
 }
 
 func invalid(kind, message string) error {

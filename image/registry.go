@@ -42,14 +42,15 @@ func (i *Images) Handler(authenticate func(*http.Request) (access.Actor, error),
 			b.fail(w, r, err)
 			return
 		}
-		if r, err = b.admit(w, r, s, repo, last); err != nil {
+		next, err := b.admit(w, r, s, repo, last)
+		if err != nil {
 			b.fail(w, r, err)
 			return
 		}
-		if r == nil {
+		if next == nil {
 			return // answered
 		}
-		ociserver.New(b, &ociserver.Options{WriteError: b.fail, DebugID: "image"}).ServeHTTP(w, r)
+		ociserver.New(b, &ociserver.Options{WriteError: b.fail, DebugID: "image"}).ServeHTTP(w, next)
 	})
 }
 
@@ -91,6 +92,8 @@ func (b *backend) admit(w http.ResponseWriter, r *http.Request, s shape, repo, l
 		return b.checkManifest(r, last)
 	case s == uploads && r.URL.Query().Has("mount"):
 		return b.checkMount(r)
+	case s == referrers && r.Method == http.MethodGet && ociref.IsValidDigest(last):
+		return nil, b.writeReferrers(w, r, last)
 	case s == upload && r.Method == http.MethodDelete:
 		if err := b.cancelUpload(r.Context(), last); err != nil {
 			return r, err
@@ -255,7 +258,12 @@ func asOCI(err error) error {
 	var oci ociregistry.Error
 	var coded ociregistry.HTTPError
 	switch {
-	case errors.As(err, &oci), errors.As(err, &coded):
+	case errors.As(err, &oci):
+		return err
+	case errors.As(err, &coded):
+		if coded.StatusCode() == http.StatusRequestedRangeNotSatisfiable {
+			return ociregistry.NewError(err.Error(), ociregistry.ErrRangeInvalid.Code(), nil)
+		}
 		return err
 	case errdefs.IsUnauthorized(err):
 		return ociregistry.ErrUnauthorized
