@@ -1,6 +1,7 @@
 package db
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -19,8 +20,12 @@ const (
 	third  = `CREATE TABLE more (id INTEGER PRIMARY KEY); INSERT INTO more (id) SELECT id + slay() FROM notes; DROP TABLE pages;`
 )
 
-// play opens the store that DB_TEST_FILE names with the newest schema.
-func play(string) int {
+// play opens the store that DB_TEST_FILE names with the newest schema, or, as
+// "writer", writes to it for ever and says what it wrote.
+func play(r string) int {
+	if r == "writer" {
+		return writeForEver()
+	}
 	d, err := open(context.Background(), os.Getenv("DB_TEST_FILE"), schema(second, third))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -28,6 +33,77 @@ func play(string) int {
 	}
 	_ = d.Close()
 	return 0
+}
+
+func writeForEver() int {
+	d, err := open(context.Background(), os.Getenv("DB_TEST_FILE"), schema())
+	if err != nil {
+		return 1
+	}
+	for i := range 8 {
+		go func() {
+			for k := 0; ; k++ {
+				text := fmt.Sprint(i, "-", k)
+				if d.Write(context.Background(), func(tx *Tx) error {
+					_, err := tx.Exec(`INSERT INTO notes (text) VALUES (?), (?)`, text, text+"b")
+					return err
+				}) == nil {
+					_, _ = os.Stdout.WriteString(text + "\n") // one write, whole
+				}
+			}
+		}()
+	}
+	select {}
+}
+
+// What Write returned for is there after a kill, and no transaction is half
+// there.
+func TestKilledWriter(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "x.db")
+	told := map[string]bool{}
+	for round := range 5 {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), role+"=writer", "DB_TEST_FILE="+file)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewScanner(out)
+		n := 0
+		for in.Scan() {
+			told[in.Text()] = true
+			if n++; n == 200+37*round {
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_ = cmd.Wait()
+		d, err := open(t.Context(), file, schema())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for text := range told {
+			if n := count(t, d, `SELECT COUNT(*) FROM notes WHERE text IN (?, ?)`, text, text+"b"); n != 2 {
+				t.Errorf("%d rows of %s", n, text)
+			}
+		}
+		if n := count(t, d, `SELECT COUNT(*) % 2 FROM notes`); n != 0 {
+			t.Error("half a transaction")
+		}
+		if err := d.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+		write(t, d, `DELETE FROM notes`)
+		clear(told)
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestKilledMigration(t *testing.T) {
