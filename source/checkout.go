@@ -143,18 +143,17 @@ func (c *checkout) run(ctx context.Context) error {
 		return err
 	}
 	c.was = c.remembered()
-	same := c.index != nil && c.was.Revision == c.spec.Revision
-	if same && c.was.Branch == c.spec.Branch && c.was.Depth == c.spec.Depth && c.was.Refs == refs && c.was.Origin == c.origin {
-		ok, err := c.untouched()
-		if err != nil {
-			return err
-		}
-		if ok {
-			c.say(c.was.Lines)
-			return nil
-		}
+	if c.index == nil || c.was.Revision != c.spec.Revision || c.was.Branch != c.spec.Branch {
+		return c.change(ctx, refs)
 	}
-	return c.change(ctx, refs)
+	wrong, err := c.wrong()
+	if err != nil {
+		return err
+	}
+	if len(wrong) > 0 {
+		return c.change(ctx, refs)
+	}
+	return c.finish(ctx, refs, c.was.Lines)
 }
 
 // remembered reads what is known of the work tree; nothing if it is a new one.
@@ -172,32 +171,6 @@ func (c *checkout) remembered() memory {
 		c.index, _ = parseIndex(raw)
 	}
 	return m
-}
-
-// untouched tells whether all files of the commit and of .git are as they were
-// left.
-func (c *checkout) untouched() (bool, error) {
-	for i, e := range c.index.entries {
-		var st unix.Stat_t
-		err := c.tree.lstat(e.path, &st)
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if e.mode == modeModule && fits(e.mode, &st) {
-			continue
-		}
-		if !c.index.same(i, &st) {
-			return false, nil
-		}
-	}
-	want, err := c.parts(c.was.Refs)
-	if err != nil {
-		return false, err
-	}
-	return newDotGit(want, c.was.Git).clean(c.tree)
 }
 
 // parts are the files that .git is to hold.
@@ -258,7 +231,15 @@ func (c *checkout) change(ctx context.Context, refs string) error {
 	if err := replace(filepath.Join(c.at, "index"), c.index.bytes()); err != nil {
 		return err
 	}
-	if c.spec.Depth > 0 {
+	return c.finish(ctx, refs, lines)
+}
+
+// finish brings .git to what it is to be, when all files are, and remembers
+// the tree.
+func (c *checkout) finish(ctx context.Context, refs string, lines []string) error {
+	same := c.was.Revision == c.spec.Revision && c.was.Branch == c.spec.Branch && c.was.Depth == c.spec.Depth &&
+		c.was.Refs == refs && c.was.Origin == c.origin
+	if c.spec.Depth > 0 && !same {
 		if err := c.s.history(ctx, c.repo, filepath.Join(c.at, "git"), c.spec); err != nil {
 			return err
 		}
@@ -268,7 +249,18 @@ func (c *checkout) change(ctx context.Context, refs string) error {
 		return err
 	}
 	c.tree.pop(0)
-	made, err := newDotGit(want, c.was.Git).put(c.tree)
+	git := newDotGit(want, c.was.Git)
+	if same {
+		ok, err := git.clean(c.tree)
+		if err != nil {
+			return err
+		}
+		if ok {
+			c.say(lines)
+			return nil
+		}
+	}
+	made, err := git.put(c.tree)
 	if err != nil {
 		return err
 	}

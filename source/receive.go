@@ -179,8 +179,12 @@ func (p *push) feed(client context.Context, in io.Reader) error {
 // drain reads on, for a while, so that a client that only listens when it has
 // sent everything hears the refusal.
 func (p *push) drain(in io.Reader) error {
-	if _, err := io.Copy(io.Discard, io.LimitReader(in, p.s.cfg.MaxPush)); err != nil {
+	n, err := io.Copy(io.Discard, io.LimitReader(in, p.s.cfg.MaxPush))
+	if err != nil {
 		return fmt.Errorf("the push was cut off: %w", err)
+	}
+	if n == p.s.cfg.MaxPush {
+		return errors.New("a refused push went on and on")
 	}
 	return nil
 }

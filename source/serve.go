@@ -247,9 +247,22 @@ func body(w http.ResponseWriter, r *http.Request) (io.Reader, error) {
 		if err != nil {
 			return nil, &refusal{http.StatusBadRequest, "the body is not gzip: " + err.Error()}
 		}
-		return z, nil
+		return io.MultiReader(z, &rest{r: in}), nil
 	}
 	return nil, &refusal{http.StatusUnsupportedMediaType, "the body is to be plain or gzip"}
+}
+
+// rest reads what should be the end: a body that is answered while it is sent
+// must have been read to its end when the answer is done, and gzip stops a
+// little earlier.
+type rest struct{ r io.Reader }
+
+func (e *rest) Read(b []byte) (int, error) {
+	n, err := e.r.Read(b)
+	if n > 0 {
+		return 0, errors.New("the body goes on behind the end of gzip")
+	}
+	return 0, err
 }
 
 type patient struct {
