@@ -38,14 +38,13 @@ func (s *Stacks) Patch(ctx context.Context, by access.Actor, id ID, patch Patch)
 	err = s.write(ctx, by, id, func(tx *db.Tx, w *world, p project.Project) error {
 		c := change{tx: tx, w: w, p: p, room: room}
 		have, orphans := w.declaration()
+		var renamed error
 		if patch.Description != nil && *patch.Description != w.stack.Description {
-			if err := w.rename(*patch.Description); err != nil {
-				return err
-			}
+			renamed = w.rename(*patch.Description)
 			c.changed = true
 		}
-		if err := c.declare(s, patch.merge(have, orphans)); err != nil {
-			return err
+		if err := c.declare(s, patch.merge(have, orphans)); err != nil || renamed != nil {
+			return together(renamed, err)
 		}
 		for _, sv := range w.services {
 			if patch.Recreate && sv.Removed.IsZero() && w.pending(sv) {
@@ -60,6 +59,19 @@ func (s *Stacks) Patch(ctx context.Context, by access.Actor, id ID, patch Patch)
 		return Stack{}, fmt.Errorf("patch stack %s: %w", id, err)
 	}
 	return out, nil
+}
+
+// together joins bad fields; another error than those of fields is for later.
+func together(a, b error) error {
+	x, ok1 := project.AsInvalid(a)
+	y, ok2 := project.AsInvalid(b)
+	switch {
+	case ok1 && ok2:
+		return &project.Invalid{Fields: append(x.Fields, y.Fields...)}
+	case ok1:
+		return a
+	}
+	return b
 }
 
 func (w *world) rename(to string) error {

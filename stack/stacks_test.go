@@ -449,7 +449,7 @@ func TestReplacementThatDoesNotStartLeavesTheOldOne(t *testing.T) {
 	w := newRig(t)
 	w.put(map[string]Definition{"web": {Image: "app:1"}})
 	web := w.untilStatus("web", Running)
-	w.put(map[string]Definition{"web": {Image: "app:2", Entrypoint: []string{"no-such-program"}}})
+	w.put(map[string]Definition{"web": {Image: "app:2", Entrypoint: []string{"missing-program"}}})
 	w.must(w.Recreate(t.Context(), w.admin, w.id(), web.ShortID))
 	s := w.untilStatus("web", Error)
 	if !s.RequiresRecreate || s.Deployed.Image != "app:1" || !strings.Contains(s.Message, "still serves") {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -264,24 +265,26 @@ func (in serviceRequest) mounts(bad *project.Invalid, at string) (out []stack.Mo
 	return out
 }
 
-// noteMapped says in the list of what is ignored that the public side of a port
-// mapping has no effect inside the project.
-func noteMapped(w http.ResponseWriter, services map[string]stack.Declared) {
+// mapped adds to the list of what is ignored that the public side of a port
+// mapping has no effect between services.
+func (in stackRequest) mapped(w http.ResponseWriter) []string {
 	var notes []string
-	for name, s := range services {
-		for _, p := range s.Ports {
+	for _, name := range slices.Sorted(maps.Keys(in.Services)) {
+		for _, p := range in.Services[name].ports(&project.Invalid{}, "") {
 			if p.Public != p.Target {
 				notes = append(notes, fmt.Sprintf("services.%s.ports: %d is reached at %d", name, p.Public, p.Target))
 			}
 		}
 	}
-	slices.Sort(notes)
+	if len(notes) == 0 {
+		return nil
+	}
+	all := notes
 	if have := w.Header().Get(api.IgnoredHeader); have != "" {
-		notes = append([]string{have}, notes...)
+		all = append([]string{have}, notes...)
 	}
-	if len(notes) > 0 {
-		w.Header().Set(api.IgnoredHeader, strings.Join(notes, ", "))
-	}
+	w.Header().Set(api.IgnoredHeader, strings.Join(all, ", "))
+	return notes
 }
 
 func (d *dialect) listServices(w http.ResponseWriter, r *http.Request, by access.Actor) error {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -188,8 +190,7 @@ func (d *dialect) putStack(w http.ResponseWriter, r *http.Request, by access.Act
 	if err != nil {
 		return both(err, decl.Validate())
 	}
-	noteMapped(w, decl.Services)
-	decl.Ignored = ignored
+	decl.Ignored = append(ignored, in.mapped(w)...)
 	s, err := d.Stacks.Put(r.Context(), by, stackID(r), decl)
 	if err != nil {
 		return err
@@ -201,8 +202,8 @@ func (d *dialect) putStack(w http.ResponseWriter, r *http.Request, by access.Act
 func (in stackRequest) declaration() (stack.Declaration, error) {
 	bad := &project.Invalid{}
 	out := stack.Declaration{Services: map[string]stack.Declared{}, Volumes: map[string]string{}}
-	for name, s := range in.Services {
-		out.Services[name] = s.declared(bad, "services."+name)
+	for _, name := range slices.Sorted(maps.Keys(in.Services)) {
+		out.Services[name] = in.Services[name].declared(bad, "services."+name)
 	}
 	for key, v := range in.Volumes {
 		out.Volumes[key] = v.Name.V
@@ -223,7 +224,7 @@ func (d *dialect) patchStack(w http.ResponseWriter, r *http.Request, by access.A
 		return err
 	}
 	patch.Recreate = recreate != nil && *recreate
-	patch.Ignored = ignored
+	patch.Ignored = append(ignored, in.mapped(w)...)
 	s, err := d.Stacks.Patch(r.Context(), by, stackID(r), patch)
 	if err != nil {
 		return err
@@ -237,12 +238,12 @@ func (in stackRequest) patch(empty map[string]bool) (stack.Patch, error) {
 	if in.Description.Set {
 		out.Description = &in.Description.V
 	}
-	for name, s := range in.Services {
+	for _, name := range slices.Sorted(maps.Keys(in.Services)) {
 		if empty[name] {
 			out.Services[name] = stack.ServicePatch{Remove: true}
 			continue
 		}
-		out.Services[name] = s.patch(bad, "services."+name)
+		out.Services[name] = in.Services[name].patch(bad, "services."+name)
 	}
 	for key, v := range in.Volumes {
 		p := stack.VolumePatch{}
