@@ -38,8 +38,10 @@ func (h *handling) do(ctx context.Context, i int) settled {
 		var fatal *fatalError
 		res = Result{Status: Failed, Code: -1, Error: err.Error(), Final: errors.As(err, &fatal)}
 		h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", string(mask.Line([]byte(err.Error()))))
-		if context.Cause(ctx) == nil {
-			_ = h.p.logs.Append(h.p.logs.Action(string(h.x.ID), s.ID), mask, err.Error())
+		log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID)}
+		h.once(ctx, log, []string{string(mask.Line([]byte(err.Error())))})
+		if log.err != nil {
+			h.log.Warn("the reason of a failure is not in its log", "step", i, "error", log.err)
 		}
 	}
 	res.Error = string(mask.Line([]byte(res.Error)))
@@ -68,11 +70,8 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 				return Result{}, nil, fmt.Errorf("open the log: %w", err)
 			}
 		}
-		for _, n := range pipelineNotes(h.x.Frozen) {
-			log.say("Note: " + n)
-		}
-		for _, n := range notes(h.x.Frozen, s.Action) {
-			log.say("Note: " + n)
+		for _, n := range prefixed(slices.Concat(pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
+			log.say(n)
 		}
 		err := h.prepare(ctx, log.say)
 		log.flush()
@@ -80,9 +79,9 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 			return Result{}, nil, err
 		}
 	} else if s.Attempt == 1 {
-		h.note(ctx, log, notes(h.x.Frozen, s.Action))
+		h.once(ctx, log, prefixed(notes(h.x.Frozen, s.Action)))
 	} else if s.Tries > 0 {
-		h.note(ctx, log, []string{fmt.Sprintf("try %d of %d", s.Tries+1, s.Action.Retries+1)})
+		h.once(ctx, log, prefixed([]string{fmt.Sprintf("try %d of %d", s.Tries+1, s.Action.Retries+1)}))
 	}
 	if log.err != nil {
 		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
@@ -112,14 +111,18 @@ func (h *handling) check(s ActionExecution) error {
 	return nil
 }
 
-// note writes lines before the container's own, unless they are there already
-// because this is a second look.
-func (h *handling) note(ctx context.Context, log *lines, l []string) {
-	if len(l) == 0 {
-		return
+func prefixed(notes []string) []string {
+	for i := range notes {
+		notes[i] = "Note: " + notes[i]
 	}
-	for i := range l {
-		l[i] = "Note: " + l[i]
+	return notes
+}
+
+// once writes lines of ours beside the container's own, unless they are there
+// already because this is a second look.
+func (h *handling) once(ctx context.Context, log *lines, l []string) {
+	if len(l) == 0 || h.attached {
+		return
 	}
 	have, _, err := h.p.logs.Read(ctx, log.dir, logs.Query{Tail: 64})
 	if err != nil {
@@ -381,7 +384,7 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		name, _, _, own := h.p.images.Own(ref)
 		return name, own
 	})
-	h.note(ctx, log, to.Notes)
+	h.once(ctx, log, prefixed(to.Notes))
 	if log.err != nil {
 		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
 	}

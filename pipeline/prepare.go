@@ -149,7 +149,7 @@ func (l *lines) say(s string) {
 }
 
 func (l *lines) flush() {
-	if len(l.pending) > 0 && l.err == nil {
+	if len(l.pending) > 0 && l.err == nil && !l.h.attached {
 		l.err = l.h.p.logs.Append(l.dir, nil, l.pending...)
 	}
 	l.pending, l.flushed = nil, time.Now()

@@ -85,7 +85,10 @@ type handling struct {
 	slot    Class
 	project project.Project
 	mask    [][]byte // what messages about the step under way must not show
-	log     *slog.Logger
+	// attached says that the step under way was begun by an earlier look: its
+	// container may be writing its log, so we do not.
+	attached bool
+	log      *slog.Logger
 }
 
 // settled is how a step ended, with what is to become true with it.
@@ -108,7 +111,7 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 		if err := tx.QueryRow(`SELECT slot FROM executions WHERE id = ?`, lease.ID).Scan(&h.slot); err != nil {
 			return err
 		}
-		h.project, err = project.Load(tx, h.x.Project)
+		h.project, err = project.LoadAny(tx, h.x.Project)
 		return err
 	})
 	if err != nil {
@@ -134,9 +137,11 @@ func (h *handling) advance(ctx context.Context, done *settled) (step int, again 
 	if done == nil {
 		// After a restart: what was in progress goes on.
 		if i := h.inProgress(); i >= 0 {
+			h.attached = h.x.prepared
 			return i, time.Time{}, nil
 		}
 	}
+	h.attached = false
 	before := h.x.Status
 	x, slot := h.x, h.slot
 	x.Steps = slices.Clone(h.x.Steps)

@@ -10,13 +10,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/go-cmp/cmp"
 
-	"slipway/access"
 	"slipway/db"
 	"slipway/engine"
 	"slipway/event"
-	"slipway/project"
 	"slipway/secret"
 	"slipway/source"
 )
@@ -360,46 +357,6 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
-func TestStartRefused(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{})
-	w.commit("a", "b")
-	p := w.pipeline(Pipeline{CommentRequired: true}, sh("true"))
-	off := w.pipeline(Pipeline{Disabled: true, Reason: "holidays"}, sh("true"))
-	empty, err := w.projects.Create(t.Context(), w.admin, w.home.ID, project.New{Name: "empty"})
-	w.must(err)
-	bare, err := w.Create(t.Context(), w.admin, empty.ID, Pipeline{Name: "bare"})
-	w.must(err)
-	for _, c := range []struct {
-		id   ID
-		in   Start
-		want string
-	}{
-		{p.ID, Start{}, "comment"},
-		{p.ID, Start{Comment: "x", Revision: "nope"}, "to_revision.revision"},
-		{p.ID, Start{Comment: "x", Branch: "nope"}, "branch.name"},
-		{p.ID, Start{Comment: "x", Tag: "nope"}, "tag.name"},
-		{p.ID, Start{Comment: "x", Tag: "a", Branch: "b"}, "tag"},
-		{p.ID, Start{Comment: "x", PullRequest: "pull/1"}, "pull_request"},
-		{p.ID, Start{Comment: "x", Priority: "URGENT"}, "priority"},
-		{p.ID, Start{Comment: "x", Only: []ActionID{999}}, "actions_to_run"},
-		{p.ID, Start{Comment: "x", Variables: []Variable{{}}}, "variables.0.key"},
-		{off.ID, Start{}, "pipeline"},
-		{bare.ID, Start{Branch: "main"}, "to_revision.revision"},
-		{bare.ID, Start{Revision: strings.Repeat("a", 40)}, "to_revision.revision"},
-	} {
-		_, err := w.Start(t.Context(), w.admin, c.id, c.in)
-		inv, ok := project.AsInvalid(err)
-		if !ok || len(inv.Fields) == 0 || inv.Fields[0].Path != c.want {
-			t.Errorf("%+v: %v", c.in, err)
-		}
-	}
-	x := w.expect(w.start(bare, Start{Revision: "HEAD"}), "SUCCESSFUL")
-	if x.Commit != nil || x.Branch != "" {
-		t.Errorf("without a source: %+v", x)
-	}
-}
-
 func TestTriggered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{})
@@ -452,94 +409,34 @@ func TestDeleted(t *testing.T) {
 
 	y := w.start(w.pipeline(Pipeline{}, sh("block")), Start{})
 	w.eng.Await(engineID(y, 0, 1))
+	w.stop()
 	w.must(w.projects.Delete(t.Context(), w.admin, w.pr.ID))
+	w.restart()
 	w.until("the execution of a deleted project ends", func() bool {
 		ok, err := w.Living(t.Context(), y.ID.Owner())
 		return err == nil && !ok
 	})
 }
 
-func TestActor(t *testing.T) {
+// What a shutdown leaves running is not disturbed by the next server, whatever
+// that finds out before it attaches.
+func TestAttachedLogIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{})
-	p := w.pipeline(Pipeline{}, sh("true"))
-	x := w.wait(w.start(p, Start{}))
-	_, s, err := w.access.CreateToken(t.Context(), w.admin, access.NewToken{Name: "weak", Scopes: []access.Scope{access.Workspace}})
-	w.must(err)
-	weak, err := w.access.Authenticate(t.Context(), s, "")
-	w.must(err)
-	for who, by := range map[string]access.Actor{"nobody": {}, "weak": weak} {
-		is := errdefs.IsNotFound
-		if who == "weak" {
-			is = errdefs.IsPermissionDenied
-		}
-		ctx := t.Context()
-		for name, f := range map[string]func() error{
-			"Create":       func() error { _, err := w.Create(ctx, by, w.pr.ID, Pipeline{}); return err },
-			"List":         func() error { _, err := w.List(ctx, by, w.pr.ID); return err },
-			"Get":          func() error { _, err := w.Get(ctx, by, p.ID); return err },
-			"Update":       func() error { _, err := w.Update(ctx, by, p.ID, nil); return err },
-			"Delete":       func() error { return w.Delete(ctx, by, p.ID) },
-			"CreateAction": func() error { _, err := w.CreateAction(ctx, by, p.ID, Action{}, nil); return err },
-			"Actions":      func() error { _, err := w.Actions(ctx, by, p.ID); return err },
-			"Action":       func() error { _, err := w.Action(ctx, by, p.ID, 1); return err },
-			"UpdateAction": func() error { _, err := w.UpdateAction(ctx, by, p.ID, 1, nil, nil); return err },
-			"DeleteAction": func() error { return w.DeleteAction(ctx, by, p.ID, 1) },
-			"Start":        func() error { _, err := w.Start(ctx, by, p.ID, Start{}); return err },
-			"Execution":    func() error { _, err := w.Execution(ctx, by, x.ID); return err },
-			"Numbered":     func() error { _, err := w.Numbered(ctx, by, p.ID, 1); return err },
-			"Executions":   func() error { _, _, err := w.Executions(ctx, by, p.ID, 0, 1); return err },
-			"Operate":      func() error { _, err := w.Operate(ctx, by, x.ID, OpRetry); return err },
-			"Log":          func() error { _, err := w.step(ctx, by, x.ID, x.Steps[0].ID); return err },
-		} {
-			if err := f(); !is(err) {
-				t.Errorf("%s %s: %v", who, name, err)
-			}
-		}
+	w.commit("a", "b")
+	a := sh("echo one\nblock\necho two")
+	a.Run.Registry.Region = "eu" // has a note
+	x := w.start(w.pipeline(Pipeline{}, a), Start{})
+	w.eng.Await(engineID(x, 0, 1))
+	w.stop()
+	w.eng.Unreachable("docker.io")
+	w.restart()
+	w.eng.Release(engineID(x, 0, 1))
+	x = w.expect(x, "SUCCESSFUL SUCCESSFUL")
+	got := w.lines(x, 0)
+	if len(got) != 4 || !strings.HasPrefix(got[0], "Note: region") || got[2] != "one" || got[3] != "two" {
+		t.Errorf("the log says %q", got)
 	}
-}
-
-func TestPlace(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{})
-	p := w.pipeline(Pipeline{})
-	add := func(name string, after *ActionID) ActionID {
-		t.Helper()
-		a := sh("true")
-		a.Name = name
-		a, err := w.CreateAction(t.Context(), w.admin, p.ID, a, after)
-		w.must(err)
-		return a.ID
-	}
-	order := func(want string) {
-		t.Helper()
-		l, err := w.Actions(t.Context(), w.admin, p.ID)
-		w.must(err)
-		var names []string
-		for _, a := range l {
-			names = append(names, a.Name)
-		}
-		if diff := cmp.Diff(want, strings.Join(names, " ")); diff != "" {
-			t.Error(diff)
-		}
-	}
-	first, zero := add("a", nil), ActionID(0)
-	last := add("b", nil)
-	order("a b")
-	add("c", &first)
-	order("a c b")
-	add("d", &zero)
-	order("d a c b")
-	_, err := w.UpdateAction(t.Context(), w.admin, p.ID, first, func(*Action) error { return nil }, &last)
-	w.must(err)
-	order("d c b a")
-	bad := ActionID(999)
-	if _, err := w.CreateAction(t.Context(), w.admin, p.ID, sh("true"), &bad); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("behind none: %v", err)
-	}
-	order("d c b a")
-	w.must(w.DeleteAction(t.Context(), w.admin, p.ID, last))
-	order("d c a")
 }
 
 func TestEvents(t *testing.T) {

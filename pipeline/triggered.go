@@ -1,0 +1,103 @@
+package pipeline
+
+import (
+	"fmt"
+	"strings"
+
+	"slipway/db"
+	"slipway/project"
+	"slipway/source"
+)
+
+// Triggered starts what a push asks for, in the caller's transaction, and says
+// what it started. A pipeline that cannot start now (disabled) is left out; a
+// project that is gone is errdefs.ErrNotFound.
+func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]ExecutionID, error) {
+	if strings.Trim(push.New, "0") == "" {
+		return nil, nil
+	}
+	if _, err := project.Load(tx, pr); err != nil {
+		return nil, err
+	}
+	list, err := loadPipelines(tx, pr)
+	if err != nil {
+		return nil, err
+	}
+	var started []ExecutionID
+	for _, pl := range list {
+		if pl.Disabled || !pl.wants(push) {
+			continue
+		}
+		in := Start{Mode: ByPush, Revision: push.New}
+		if name, ok := strings.CutPrefix(push.Ref, "refs/tags/"); ok {
+			in.Tag = name
+		} else {
+			in.Branch = strings.TrimPrefix(push.Ref, "refs/heads/")
+		}
+		if pl.CommentRequired {
+			in.Comment = "push of " + push.Ref
+		}
+		// Its text is looked up by the runner: nothing slow in here.
+		x, err := p.StartIn(tx, push.User, pl.ID, in, &source.Commit{Revision: push.New}, nil)
+		if err != nil {
+			return nil, fmt.Errorf("start pipeline %d by a push: %w", pl.ID, err)
+		}
+		started = append(started, x.ID)
+	}
+	return started, nil
+}
+
+// wants tells whether a push starts the pipeline.
+func (p Pipeline) wants(push source.Push) bool {
+	if p.On == "CLICK" {
+		return false
+	}
+	for _, e := range p.Events {
+		switch e.Type {
+		case EventPush:
+		case EventCreateRef:
+			if strings.Trim(push.Old, "0") != "" {
+				continue
+			}
+		default:
+			continue
+		}
+		if matchRefs(e.Refs, push.Ref) {
+			return true
+		}
+	}
+	return p.On == "EVENT" && len(p.Events) == 0 && matchRefs(p.Refs, push.Ref)
+}
+
+// matchRefs tells whether a ref is among patterns, in which * stands for any
+// text; a pattern without refs/ means a branch.
+func matchRefs(patterns []string, ref string) bool {
+	for _, pt := range patterns {
+		if !strings.HasPrefix(pt, "refs/") {
+			pt = "refs/heads/" + pt
+		}
+		if glob(pt, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+func glob(pattern, s string) bool {
+	parts := strings.Split(pattern, "*")
+	if len(parts) == 1 {
+		return pattern == s
+	}
+	s, ok := strings.CutPrefix(s, parts[0])
+	if !ok {
+		return false
+	}
+	for _, p := range parts[1 : len(parts)-1] {
+		i := strings.Index(s, p)
+		if i < 0 {
+			return false
+		}
+		s = s[i+len(p):]
+	}
+	return strings.HasSuffix(s, parts[len(parts)-1])
+}
