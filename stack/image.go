@@ -34,7 +34,9 @@ func (s *Stacks) resolve(r row, p project.Project, d *definition) {
 		if err != nil {
 			slog.Warn("an image is not there yet", "room", "stack", "stack", r.ID, "service", d.Service, "image", d.Image, "error", err)
 		}
-		if err := s.found(ctx, r.ID, d, digest, err); err != nil {
+		if err := s.found(ctx, r.ID, d, digest, err); ctx.Err() != nil {
+			return
+		} else if err != nil {
 			slog.Error("an image cannot be noted", "room", "stack", "stack", r.ID, "image", d.Image, "error", err)
 		} else {
 			crash.At("stack: image found")

@@ -215,12 +215,19 @@ func (s *Stacks) Create(ctx context.Context, by access.Actor, id project.ID, des
 		return Stack{}, err
 	}
 	var out Stack
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
+	// The default stack owns the project's file system, which this one may mount.
+	err := s.withDefault(ctx, by, ID(id), func() error {
+		return s.db.Read(ctx, func(tx *db.Tx) error {
+			_, _, err := s.open(tx, by, ID(id), access.StackWrite)
+			return err
+		})
+	})
+	if err != nil {
+		return Stack{}, fmt.Errorf("create stack: %w", err)
+	}
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		p, err := project.Load(tx, id)
 		if err != nil {
-			return err
-		}
-		if err := by.May(p.Workspace, access.StackWrite); err != nil {
 			return err
 		}
 		r := row{ID: ID(uuid.NewString()), Project: id, Description: description, Generation: 1, Observed: 1, Created: tx.Now, Updated: tx.Now}

@@ -264,7 +264,7 @@ func (p *planner) begin(w Wanted, s instances) {
 
 // over tells whether the service has ended for good, and well.
 func (w Wanted) over() (over, ok bool) {
-	if w.History.Hash != w.Hash {
+	if w.History.Hash != w.Hash || w.History.Reason == notStarted {
 		return false, false
 	}
 	ok = w.History.Code == 0 && w.History.Reason == engine.ReasonNone
