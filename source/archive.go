@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path"
 	"strings"
 
@@ -26,7 +27,7 @@ func (s *Sources) Archive(ctx context.Context, id project.ID, revision, dir stri
 	if err != nil {
 		return nil, err
 	}
-	repo, _, err := s.objectsOf(ctx, id, revision, 1)
+	repo, origin, err := s.objectsOf(ctx, id, revision, 1)
 	if err != nil {
 		return nil, fmt.Errorf("archive of %s: %w", revision, err)
 	}
@@ -42,7 +43,17 @@ func (s *Sources) Archive(ctx context.Context, id project.ID, revision, dir stri
 			return nil, err
 		}
 	}
-	return s.stream(ctx, repo, revision, dir)
+	bad := func() {}
+	if origin != "" {
+		// A mirror that cannot be read is a cache gone bad: the next one who
+		// asks gets a new one.
+		bad = func() {
+			if err := s.forget(context.WithoutCancel(ctx), id); err != nil {
+				slog.Error("cannot remove a bad mirror", "room", "source", "project", string(id), "error", err)
+			}
+		}
+	}
+	return s.stream(ctx, repo, revision, dir, bad)
 }
 
 // isDir fails with errdefs.ErrNotFound unless the commit has that folder.
@@ -57,7 +68,7 @@ func (s *Sources) isDir(ctx context.Context, repo, revision, dir string) error {
 	return nil
 }
 
-func (s *Sources) stream(ctx context.Context, repo, revision, dir string) (io.ReadCloser, error) {
+func (s *Sources) stream(ctx context.Context, repo, revision, dir string, bad func()) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	args := []string{"archive", "--format=tar", revision}
 	if dir != "" {
@@ -80,11 +91,16 @@ func (s *Sources) stream(ctx context.Context, repo, revision, dir string) (io.Re
 	go func() {
 		defer close(done)
 		err := retar(w, bufio.NewReaderSize(out, 256<<10), dir)
-		if err != nil {
-			cancel(err)
+		if errors.Is(err, io.ErrClosedPipe) {
+			cancel(err) // the reader has had enough
+		} else if err != nil {
+			_, _ = io.Copy(io.Discard, out) // git is to say itself what is wrong
 		}
-		if ended := cmd.Wait(); ended != nil && (err == nil || errors.Is(err, io.ErrUnexpectedEOF)) {
+		if ended := cmd.Wait(); ended != nil && !errors.Is(err, io.ErrClosedPipe) {
 			err = c.failed(ctx, ended, errs.String())
+			if context.Cause(ctx) == nil {
+				bad()
+			}
 		}
 		_ = w.CloseWithError(err)
 	}()

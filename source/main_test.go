@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if child(os.Args) {
+	if child(os.Args) || checkoutChild(os.Args) {
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -199,12 +198,4 @@ func read(t *testing.T, name string) string {
 	b, err := os.ReadFile(name)
 	must(t, err)
 	return string(b)
-}
-
-func child(args []string) bool {
-	if len(args) < 2 || args[1] != "push-child" {
-		return false
-	}
-	fmt.Println("unused")
-	return true
 }
