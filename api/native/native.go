@@ -172,11 +172,16 @@ func (h *Handlers) tailEvents(w http.ResponseWriter, r *http.Request, by access.
 func (h *Handlers) actionLog(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	b := bufio.NewWriterSize(w, 64<<10)
-	err := h.Pipelines.StreamLog(r.Context(), by, r.PathValue("action"), func(l logs.Line) error {
-		if _, err := b.WriteString(l.Text); err != nil {
-			return err
+	err := h.Pipelines.StreamLog(r.Context(), by, r.PathValue("action"), func(lines []logs.Line) error {
+		for _, l := range lines {
+			if _, err := b.WriteString(l.Text); err != nil {
+				return err
+			}
+			if err := b.WriteByte('\n'); err != nil {
+				return err
+			}
 		}
-		return b.WriteByte('\n')
+		return nil
 	})
 	return errors.Join(err, b.Flush())
 }

@@ -1,0 +1,25 @@
+package pipeline
+
+import (
+	"context"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/logs"
+)
+
+// StreamLog calls f with the lines of the log of an action execution, found
+// by its id alone. They are good until f returns.
+func (p *Pipelines) StreamLog(ctx context.Context, by access.Actor, step string, f func([]logs.Line) error) error {
+	var x ExecutionID
+	err := p.db.Read(ctx, func(tx *db.Tx) error {
+		return db.NotFound(tx.QueryRow(`SELECT execution FROM action_executions WHERE id = ?`, step).Scan(&x), "action execution %s", step)
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := p.step(ctx, by, x, step); err != nil {
+		return err
+	}
+	return p.logs.Stream(ctx, p.logs.Action(string(x), step), logs.Query{}, f)
+}

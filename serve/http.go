@@ -1,0 +1,113 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/api/alauda"
+	"slipway/api/buddy"
+	"slipway/api/mittwald"
+	"slipway/api/native"
+)
+
+// handler mounts everything that is served on --listen.
+func (s *Server) handler() (http.Handler, error) {
+	var proxies []netip.Prefix
+	for _, t := range s.cfg.TrustedProxies {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			a, err := netip.ParseAddr(t)
+			if err != nil {
+				return nil, err
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		proxies = append(proxies, p)
+	}
+	reg, observe := s.metrics()
+	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: proxies, Observe: observe})
+	srv.Mount(buddy.New(s.cfg.PublicURL, buddy.Rooms{Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines}))
+	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
+	srv.Mount((&alauda.Handlers{
+		PublicURL: s.cfg.PublicURL, Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines, Images: s.images,
+	}).Dialect())
+	srv.Mount((&native.Handlers{
+		Server: native.Server{
+			Version: s.version.Version, PublicURL: s.cfg.PublicURL, IngressHTTP: s.cfg.IngressHTTP, IngressHTTPS: s.cfg.IngressHTTPS, Domain: s.cfg.Domain,
+		},
+		Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check,
+	}).Dialect())
+	// Images and mittwald share /v2; shapes of the registry go first.
+	srv.MountRaw("/v2", s.images.Handler(srv.Authenticate, srv.Handler("mittwald")))
+	srv.MountRaw("/git", s.sources.Handler(func(w http.ResponseWriter, r *http.Request) (access.Actor, bool) {
+		by, err := srv.Authenticate(r)
+		if err == nil || errdefs.IsUnauthorized(err) && api.Token(r) == "" {
+			return by, true // who comes without a token is a stranger, and may read what is public
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="slipway"`)
+		http.Error(w, err.Error(), api.Status(err))
+		return by, false
+	}))
+	srv.MountRaw("/healthz", s.alive(func() error { return nil }))
+	srv.MountRaw("/readyz", s.alive(func() error { return nil }))
+	srv.MountRaw("/metrics", s.onlyKnown(srv, promhttp.HandlerFor(reg, promhttp.HandlerOpts{})))
+	return srv, nil
+}
+
+// alive answers health questions. The listener is only served once everything
+// is up, so that ready is ready.
+func (s *Server) alive(check func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(err.Error() + "\n"))
+			return
+		}
+		_, _ = w.Write([]byte("ok\n"))
+	})
+}
+
+// onlyKnown lets tokens and this host in.
+func (s *Server) onlyKnown(srv *api.Server, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := srv.Authenticate(r); err != nil && !srv.ClientIP(r).IsLoopback() {
+			http.Error(w, err.Error(), api.Status(err))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// metrics makes the registry of this server and the function that counts
+// requests.
+func (s *Server) metrics() (*prometheus.Registry, func(dialect, pattern string, status int, took time.Duration)) {
+	reg := prometheus.NewRegistry()
+	requests := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "slipway_request_duration_seconds", Help: "Time to answer requests, by dialect, route and class of status.",
+		Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60},
+	}, []string{"dialect", "route", "status"})
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), requests, s.ingress.Collector())
+	return reg, func(dialect, pattern string, status int, took time.Duration) {
+		class := "none"
+		if status > 0 {
+			class = string(rune('0'+status/100)) + "xx"
+		}
+		requests.WithLabelValues(dialect, pattern, class).Observe(took.Seconds())
+	}
+}
+
+// check looks at the stores while they are in use.
+func (s *Server) check(ctx context.Context) error {
+	return errors.Join(s.db.Check(ctx), s.engine.Check(ctx))
+}

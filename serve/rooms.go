@@ -1,0 +1,46 @@
+package serve
+
+import (
+	"net/netip"
+	"runtime"
+
+	"slipway/pipeline"
+	"slipway/stack"
+	"slipway/trigger"
+)
+
+// openCore builds the two rooms that the others are there for, and what starts
+// work in them.
+func (s *Server) openCore() error {
+	free := room(s.cfg.DataDir, s.cfg.FreeMin)
+	limits := pipeline.Limits{Runs: s.cfg.ActionsParallel, Builds: s.cfg.BuildsParallel}
+	if limits.Runs == 0 {
+		limits.Runs = 4 * runtime.NumCPU()
+	}
+	if limits.Builds == 0 {
+		limits.Builds = max(1, runtime.NumCPU()/2)
+	}
+	s.stacks = stack.New(stack.Config{Room: free}, stack.Rooms{
+		DB: s.db, Projects: s.projects, Secrets: s.secrets, Events: s.events, Images: s.images, Ingresses: s.ingresses, Logs: s.logs,
+		Engine: s.engine, Router: s.ingress,
+	})
+	s.pipelines = pipeline.New(pipeline.Config{Limits: limits, PublicURL: s.cfg.PublicURL, Room: free},
+		s.db, s.access, s.projects, s.secrets, s.sources, s.images, s.logs)
+	var err error
+	// The name is the same after a restart, so that what a killed server held is
+	// claimed at once; the lock of the data directory sees to it that there is
+	// only one.
+	if s.runner, err = pipeline.NewRunner(s.pipelines, s.engine, "serve"); err != nil {
+		return err
+	}
+	s.trigger = trigger.New(s.db, s.events, s.sources, s.pipelines)
+	return nil
+}
+
+func (s *Server) addresses() []netip.Addr {
+	a, err := netip.ParseAddr(s.cfg.PublicIP) // it was checked
+	if err != nil {
+		return nil
+	}
+	return []netip.Addr{a}
+}

@@ -1,0 +1,60 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/engine"
+)
+
+// sweep removes from the engine what has no living owner: what was started for
+// an execution or a stack that a killed server had no time to write down, or to
+// clean up after.
+func (s *Server) sweep(ctx context.Context) error {
+	owners, err := s.engine.Owners(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, o := range owners {
+		lives, err := s.living(ctx, o)
+		if err != nil {
+			return err
+		}
+		if lives {
+			continue
+		}
+		s.log.Info("swept", "owner", o)
+		if err := s.engine.Remove(ctx, o); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", o, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		// What cannot be removed now is looked at again at the next start; it is
+		// no reason to serve nobody.
+		s.log.Warn("sweep", "err", err)
+	}
+	return nil
+}
+
+func (s *Server) living(ctx context.Context, o engine.Owner) (bool, error) {
+	switch kind, _, _ := strings.Cut(string(o), "/"); kind {
+	case "execution", "pipeline":
+		return s.pipelines.Living(ctx, o)
+	case "stack":
+		return s.stacks.Living(ctx, o)
+	}
+	return true, nil // not ours to judge
+}
+
+func diskSize(dir string) int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil {
+		return 0
+	}
+	return int64(st.Blocks) * st.Bsize
+}
