@@ -39,7 +39,7 @@ $(EMBED)/runc: engine/local/build-runc.sh
 $(EMBED)/child: $(wildcard child/*.go engine/local/wire/*.go logs/segment/*.go) go.mod
 	$(GO) build -trimpath -ldflags '-s -w' -o $@ ./child
 
-example/bin/hello: $(wildcard example/hello/*.go)
+example/bin/hello: $(wildcard example/hello/*)
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./example/hello
 
 test: test-packages programs lint ## install what the tests need and run all of them (race detector, real containers)
@@ -73,4 +73,4 @@ test-packages:
 	@tools/packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
 
 clean: ## remove what was built
-	rm -rf bin .tools example/bin $(EMBED)/runc $(EMBED)/child
+	rm -rf bin .tools example/bin/hello $(EMBED)/runc $(EMBED)/child

@@ -1,6 +1,9 @@
-// Package example is the bundled example: a small web server, its Dockerfile,
-// and the program compiled, since an image FROM scratch needs nothing else and
-// no compiler has to be pulled.
+// Package example is the bundled example repository: a small web server in Go,
+// its compiled program, and a Dockerfile. The demo pushes it as a user would
+// push a project of their own.
+//
+// Its source lies in hello, is built and checked with ours, and is a module of
+// its own once it is written somewhere. make builds its program into bin/hello.
 package example
 
 import (
@@ -10,42 +13,54 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
-//go:embed hello all:bin
-var files embed.FS
+//go:embed all:hello all:bin
+var bundled embed.FS
 
-// module makes the pushed tree a module of its own.
-const module = "module hello\n\ngo 1.26\n"
+// errNoProgram is a Slipway that was built without make.
+var errNoProgram = errors.New("this slipway was built without the program of its example: build it with make")
 
-// Write writes the repository into dir, which is made. The same program always
-// writes the same bytes, so that pushing again is pushing nothing.
+// Write writes the repository's files into dir, which it makes. The same
+// slipway always writes the same files.
 func Write(dir string) error {
-	program, err := files.ReadFile("bin/hello")
+	program, err := bundled.ReadFile("bin/hello")
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("this program was built without the example's server; build it with make")
+		return errNoProgram
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("bundled example: %w", err)
 	}
-	entries, err := files.ReadDir("hello")
-	if err != nil {
-		return err
+	if err := writeSource(dir); err != nil {
+		return fmt.Errorf("write the bundled example: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
-		return err
-	}
-	for _, e := range entries {
-		b, err := files.ReadFile("hello/" + e.Name())
+	return put(filepath.Join(dir, "bin", "hello"), program, 0o755)
+}
+
+func writeSource(dir string) error {
+	return fs.WalkDir(bundled, "hello", func(p string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := bundled.ReadFile(p)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, e.Name()), b, 0o644); err != nil {
-			return fmt.Errorf("the example: %w", err)
+		name := strings.TrimPrefix(p, "hello/")
+		if name == "go.mod.txt" { // a folder with a go.mod could not be bundled
+			name = "go.mod"
 		}
+		return put(filepath.Join(dir, filepath.FromSlash(name)), b, 0o644)
+	})
+}
+
+func put(name string, b []byte, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
 	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "go.mod"), []byte(module), 0o644),
-		os.WriteFile(filepath.Join(dir, "bin", "hello"), program, 0o755),
-	)
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		return err
+	}
+	return os.Chmod(name, mode)
 }
