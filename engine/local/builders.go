@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/diff/apply"
@@ -17,6 +18,8 @@ import (
 	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/contenthash"
 	bkmeta "github.com/moby/buildkit/cache/metadata"
 	bkconfig "github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/frontend"
@@ -79,9 +82,8 @@ type room struct {
 	wc       *worker.Controller
 	solver   *llbsolver.Solver
 	sessions *session.Manager
-	cache    *bboltcachestorage.Store
-	// solverCache is what the solver keeps on it.
-	solverCache solver.CacheManager
+	store    *bboltcachestorage.Store
+	solved   solver.CacheManager // on store
 
 	mu      sync.Mutex
 	builds  map[string]*building // by session
@@ -206,25 +208,32 @@ func (b *builder) shared() (*steps, *history.Queue, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	none := int64(0)
+	none, db := int64(0), &noDB{}
 	b.history, err = history.NewQueue(history.QueueOpt{
-		DB: noDB{}, CleanConfig: &bkconfig.HistoryConfig{MaxEntries: &none}, GracefulStop: b.stop,
+		DB: db, CleanConfig: &bkconfig.HistoryConfig{MaxEntries: &none}, GracefulStop: b.stop,
 		LeaseManager: leaseutil.WithNamespace(b.e.leases, namespace), ContentStore: ctdsnap.NewContentStore(b.e.content, namespace),
 	})
 	if err != nil {
 		return nil, nil, err
 	}
+	db.open.Store(true)
 	b.steps = s
 	return b.steps, b.history, nil
 }
 
 // noDB stands for the database of BuildKit's build history, which we do not
-// keep.
-type noDB struct{}
+// keep. Nothing is found in it, but that it cannot be opened is said to nobody.
+type noDB struct{ open atomic.Bool }
 
-func (noDB) View(func(*bolt.Tx) error) error   { return os.ErrNotExist }
-func (noDB) Update(func(*bolt.Tx) error) error { return os.ErrNotExist }
-func (noDB) Close() error                      { return nil }
+func (d *noDB) View(func(*bolt.Tx) error) error {
+	if d.open.Load() {
+		return os.ErrNotExist
+	}
+	return nil
+}
+
+func (d *noDB) Update(func(*bolt.Tx) error) error { return os.ErrNotExist }
+func (d *noDB) Close() error                      { return nil }
 
 // databases are those of a room. They refer to the engine's stores, which do
 // not refer to them: a damaged one costs its workspace the cache.
@@ -276,22 +285,22 @@ func (r *room) open() (err error) {
 	if err := r.wc.Add(r.w); err != nil {
 		return errors.Join(err, w.Close())
 	}
-	if r.cache, err = bboltcachestorage.NewStore(r.databases()[1]); err != nil {
+	if r.store, err = bboltcachestorage.NewStore(r.databases()[1]); err != nil {
 		return errors.Join(err, w.Close())
 	}
 	if r.sessions, err = session.NewManager(); err != nil {
-		return errors.Join(err, w.Close(), r.cache.Close())
+		return errors.Join(err, w.Close(), r.store.Close())
 	}
 	// A "# syntax=" line asks for gateway.v0 with the image of another frontend.
 	// The built-in one answers instead, so no image is pulled for it.
-	r.solverCache = solver.NewCacheManager(ctx, "local", r.cache, worker.NewCacheResultStorage(r.wc))
+	r.solved = solver.NewCacheManager(ctx, "local", r.store, worker.NewCacheResultStorage(r.wc))
 	r.solver, err = llbsolver.New(llbsolver.Opt{
 		SessionManager: r.sessions, WorkerController: r.wc, HistoryQueue: hist,
 		Frontends:    map[string]frontend.Frontend{"dockerfile.v0": dockerfiles{r}, "gateway.v0": dockerfiles{r}},
-		CacheManager: r.solverCache,
+		CacheManager: r.solved,
 	})
 	if err != nil {
-		return errors.Join(err, w.Close(), r.cache.Close())
+		return errors.Join(err, w.Close(), r.store.Close())
 	}
 	return nil
 }
@@ -300,8 +309,24 @@ func (r *room) close() error {
 	if r.solver == nil {
 		return nil
 	}
-	return errors.Join(r.solver.Close(), r.wc.Close(), r.cache.Close())
+	// What BuildKit remembers of references in the process would use the
+	// database that is closed now.
+	if all, err := r.w.MetadataStore.All(); err == nil {
+		for _, i := range all {
+			contenthash.ClearCacheContext(refID{id: i.ID()})
+		}
+	}
+	return errors.Join(r.solver.Close(), r.wc.Close(), r.store.Close())
 }
+
+// refID stands for a reference of which only the id counts.
+type refID struct {
+	cache.RefMetadata
+	id string
+}
+
+// ID implements cache.RefMetadata.
+func (r refID) ID() string { return r.id }
 
 // check looks at the databases if the last server did not end by itself, in a
 // process of its own, since a damaged page makes bbolt panic. Damaged ones are

@@ -102,7 +102,7 @@ func (r *room) prune(ctx context.Context, rule client.PruneInfo) (n int64, err e
 	close(ch)
 	<-done
 	if n > 0 {
-		err = errors.Join(err, r.solverCache.ReleaseUnreferenced(nsctx(ctx)))
+		err = errors.Join(err, r.solved.ReleaseUnreferenced(nsctx(ctx)))
 	}
 	return n, err
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/moby/buildkit/source/containerimage"
 	bkhttp "github.com/moby/buildkit/source/http"
 	srctypes "github.com/moby/buildkit/source/types"
+	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -223,6 +224,31 @@ func (w *worker2) sources() error {
 // Platforms implements worker.Worker. What else this host can run is looked up
 // only when it is asked for.
 func (w *worker2) Platforms(bool) []ocispec.Platform { return w.WorkerOpt.Platforms }
+
+// ResolveOp implements worker.Worker. BuildKit has one list of cache mounts for
+// all workers of a process, by their ids; so each id gets its workspace's name.
+func (w *worker2) ResolveOp(v solver.Vertex, up frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
+	op, ok := v.Sys().(*pb.Op)
+	if ok && op.GetExec() != nil {
+		op = op.CloneVT()
+		for _, m := range op.GetExec().Mounts {
+			if m.CacheOpt != nil {
+				m.CacheOpt.ID = fileName(w.r.workspace) + "/" + m.CacheOpt.ID
+			}
+		}
+		v = changed{v, op}
+	}
+	return w.Worker.ResolveOp(v, up, sm, proxy)
+}
+
+// changed is a vertex with another operation.
+type changed struct {
+	solver.Vertex
+	op *pb.Op
+}
+
+// Sys implements solver.Vertex.
+func (c changed) Sys() any { return c.op }
 
 // grant notes that builds of this workspace may use an image.
 func (w *worker2) grant(d digest.Digest) {

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -34,10 +35,25 @@ func (s imageStore) Load(ctx context.Context, r io.Reader) ([]engine.LoadedImage
 }
 
 // apart gives the uploads of one archive names of their own: what a broken one
-// left must not be gone on with.
+// left must not be gone on with. It notes what the archive has.
 type apart struct {
 	content.Store
 	prefix string
+	has    map[digest.Digest]bool
+}
+
+// noted is an upload of an archive.
+type noted struct {
+	content.Writer
+	has map[digest.Digest]bool
+}
+
+func (n noted) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
+	err := n.Writer.Commit(ctx, size, expected, opts...)
+	if err == nil || errdefs.IsAlreadyExists(err) {
+		n.has[n.Digest()] = true
+	}
+	return err
 }
 
 func (a apart) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
@@ -47,7 +63,11 @@ func (a apart) Writer(ctx context.Context, opts ...content.WriterOpt) (content.W
 			return nil, err
 		}
 	}
-	return a.Store.Writer(ctx, append(opts, content.WithRef(a.prefix+o.Ref))...)
+	w, err := a.Store.Writer(ctx, append(opts, content.WithRef(a.prefix+o.Ref))...)
+	if err != nil {
+		return nil, err
+	}
+	return noted{w, a.has}, nil
 }
 
 func (e *Engine) load(ctx context.Context, r io.Reader) ([]engine.LoadedImage, error) {
@@ -56,7 +76,8 @@ func (e *Engine) load(ctx context.Context, r io.Reader) ([]engine.LoadedImage, e
 		return nil, badArchive(ctx, err)
 	}
 	defer z.Close()
-	top, err := archive.ImportIndex(ctx, apart{e.content, "load-" + newID() + "-"}, z)
+	has := map[digest.Digest]bool{}
+	top, err := archive.ImportIndex(ctx, apart{e.content, "load-" + newID() + "-", has}, z)
 	if err != nil {
 		return nil, badArchive(ctx, err)
 	}
@@ -66,7 +87,7 @@ func (e *Engine) load(ctx context.Context, r io.Reader) ([]engine.LoadedImage, e
 	}
 	var out []engine.LoadedImage
 	for _, m := range idx.Manifests {
-		if err := e.link(ctx, m, 0); err != nil {
+		if err := e.link(ctx, m, has, 0); err != nil {
 			return nil, badArchive(ctx, err)
 		}
 		img, err := e.inspectAny(ctx, m.Digest.String())
@@ -130,9 +151,13 @@ func badArchive(ctx context.Context, err error) error {
 	return fmt.Errorf("it is cut or broken: %w: %s", errdefs.ErrInvalidArgument, err)
 }
 
-// link checks that an image is whole and writes the labels by which its parts
-// keep each other. Of an index some platforms may be missing, not all.
-func (e *Engine) link(ctx context.Context, desc ocispec.Descriptor, depth int) error {
+// link checks that an archive has all of an image, and writes the labels by
+// which its parts keep each other. That the store has a part does not count: it
+// may be somebody else's. Of an index some platforms may be missing, not all.
+func (e *Engine) link(ctx context.Context, desc ocispec.Descriptor, has map[digest.Digest]bool, depth int) error {
+	if !has[desc.Digest] {
+		return fmt.Errorf("%s is not in it: %w", desc.Digest, errdefs.ErrNotFound)
+	}
 	if depth > 4 {
 		return fmt.Errorf("indexes within indexes: %w", errdefs.ErrInvalidArgument)
 	}
@@ -143,17 +168,16 @@ func (e *Engine) link(ctx context.Context, desc ocispec.Descriptor, depth int) e
 	index := images.IsIndexType(desc.MediaType)
 	there := 0
 	for _, c := range children {
-		_, err := e.content.Info(ctx, c.Digest)
 		switch {
-		case err == nil:
+		case has[c.Digest]:
 			there++
-		case !errdefs.IsNotFound(err) || !index:
-			return fmt.Errorf("%s refers to %s: %w", desc.Digest, c.Digest, err)
+		case !index:
+			return fmt.Errorf("%s refers to %s, which is not in it: %w", desc.Digest, c.Digest, errdefs.ErrNotFound)
 		default:
 			continue
 		}
 		if index && (images.IsIndexType(c.MediaType) || images.IsManifestType(c.MediaType)) {
-			if err := e.link(ctx, c, depth+1); err != nil {
+			if err := e.link(ctx, c, has, depth+1); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -117,7 +118,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	quiet()
+	once()
 	e := &Engine{opts: o, log: o.Logger.With("room", "engine"), dir: o.Dir, inst: instance(o.Dir), boot: bootID(), closed: make(chan struct{})}
 	e.builder = newBuilder(e)
 	e.run = "/run/slipway-" + e.inst // short: a socket path may have 107 bytes
@@ -307,9 +308,12 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// quiet turns the loggers of containerd and BuildKit off: their errors come
-// back to us as values. They are process-wide, so it is done once.
-var quiet = sync.OnceFunc(func() {
+// once does what is for the whole process. The loggers of containerd and
+// BuildKit are turned off: their errors come back to us as values. Descriptors
+// that whoever started us left open must not live on in our children, which
+// may outlive us for years.
+var once = sync.OnceFunc(func() {
 	logrus.SetOutput(io.Discard)
 	_ = log.SetLevel("panic")
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 })

@@ -177,17 +177,24 @@ func (mon *monitor) launch(cfg wire.Config) error {
 		return fmt.Errorf("the monitor did not answer: %s%s", r.Error, mon.complaint())
 	}
 	r, ok := <-started
-	switch {
-	case ok && r.Error == "":
+	if ok && r.Error != "" && r.Code != wire.CodeRunc { // refused before anything was done
+		return errors.New(r.Error)
+	}
+	if ok && r.Error == "" {
 		mon.mu.Lock()
 		mon.pid, mon.started = r.Pid, r.Start
 		mon.mu.Unlock()
-	case ok && r.Code != wire.CodeRunc: // refused before anything was done
-		return errors.New(r.Error)
+		mon.wait()
+		return nil
 	}
-	// One that was killed in the middle, or could not start it, has ended.
+	// One that could not start it, or was killed in the middle, has ended.
 	mon.wait()
-	return nil
+	select {
+	case <-mon.done:
+		return nil
+	case <-m.e.closed:
+		return errClosed
+	}
 }
 
 // write writes start.json. It is not synced: of a host that lost power it is

@@ -145,7 +145,10 @@ func TestStopSignal(t *testing.T) {
 		s.StopSignal = "SIGQUIT"
 		s.Env = []string{"A=b"}
 	})
-	until(t, "the trap is set", func() bool { _, out := b.exec(i.ID, "grep SigCgt /proc/1/status"); return !strings.HasSuffix(out, "0000000000000000") })
+	until(t, "the trap is set", func() bool {
+		_, out := b.exec(i.ID, "grep SigCgt /proc/1/status")
+		return !strings.HasSuffix(out, "0000000000000000")
+	})
 	b.apply("stack/p", engine.Change{Stop: &engine.StopSpec{ID: i.ID, Grace: 5 * time.Second}})
 	if x := b.instance("stack/p", i.ID).Exit; x.Code != 3 || x.Reason != engine.ReasonStop {
 		t.Errorf("%+v", x)
@@ -199,7 +202,10 @@ func TestExec(t *testing.T) {
 		_, err := b.Exec(ctx, i.ID, engine.ExecSpec{Command: []string{"sleep", "777"}})
 		done <- err
 	}()
-	count := func() string { _, o := b.exec(i.ID, "/bin/busybox ps | grep 'sleep 77[7]' | /bin/busybox wc -l"); return o }
+	count := func() string {
+		_, o := b.exec(i.ID, "/bin/busybox ps | grep 'sleep 77[7]' | /bin/busybox wc -l")
+		return o
+	}
 	until(t, "it runs", func() bool { return count() == "1" })
 	cancel(fmt.Errorf("enough"))
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "enough") {
