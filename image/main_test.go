@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,10 +23,19 @@ import (
 	"slipway/db"
 	"slipway/engine"
 	"slipway/engine/fake"
+	"slipway/engine/local"
 	"slipway/project"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "checkdb" { // asked by the local engine after a kill
+		os.Exit(local.CheckDB(os.Args[2:]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "be-a-registry" {
+		os.Exit(beARegistry(os.Args[2]))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
