@@ -146,7 +146,7 @@ func (c cgroups) lower(path string) (lacks []string) {
 
 // writeExisting writes to a file of the kernel; it never makes one.
 func writeExisting(file, value string) error {
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return err
 	}

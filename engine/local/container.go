@@ -239,6 +239,16 @@ func (e *Engine) settled(rec record) bool {
 	return errors.Is(err, os.ErrNotExist) && errors.Is(err2, os.ErrNotExist)
 }
 
+// idle says whether no container has anything.
+func (e *Engine) idle() bool {
+	for _, mon := range e.monitors.all("") {
+		if !e.settled(mon.record) {
+			return false
+		}
+	}
+	return true
+}
+
 // millis is a time as the child takes it; something above 0 stays above 0.
 func millis(d time.Duration) int64 {
 	if d > 0 {

@@ -206,7 +206,7 @@ func (e *Engine) checkStores() error {
 		if err := os.WriteFile(mark, nil, 0o600); err != nil {
 			return err
 		}
-		if len(e.monitors.all("")) == 0 { // nothing is mounted from there
+		if e.idle() { // nothing is mounted from there
 			old, _ := filepath.Glob(e.path("broken-*"))
 			for _, d := range old {
 				_ = os.RemoveAll(d)
@@ -256,13 +256,13 @@ func (e *Engine) checkCommand() ([]string, error) {
 // CheckDB is the role "checkdb FILE..." of the program: 0 if each database that
 // is there is whole. It ends with a panic or another code if one is not.
 func CheckDB(files []string) int {
-	missing := map[string]bool{}
+	there := map[string]bool{}
 	for _, f := range files {
 		st, err := os.Stat(f)
 		if os.IsNotExist(err) {
-			missing[filepath.Base(f)] = true
 			continue
 		}
+		there[filepath.Base(f)] = true
 		if err == nil && st.Size() == 0 {
 			err = errors.New("empty file")
 		}
@@ -274,8 +274,8 @@ func CheckDB(files []string) int {
 			return 1
 		}
 	}
-	if missing["meta.db"] != missing["metadata.db"] {
-		fmt.Fprintln(os.Stderr, "one of meta.db and metadata.db is missing")
+	if there["metadata.db"] && !there["meta.db"] { // the other way is usual: it is made late
+		fmt.Fprintln(os.Stderr, "metadata.db is there without meta.db")
 		return 1
 	}
 	return 0

@@ -1,0 +1,152 @@
+package local
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"slipway/engine"
+)
+
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	p := plan{Bases: []byte{31, 77}, Numbers: map[string]int{"": 0}}
+	for i := 1; i < 300; i++ {
+		n := p.free()
+		if n != i {
+			t.Fatalf("%d is free, not %d", n, i)
+		}
+		p.Numbers[fmt.Sprint(i)] = n
+	}
+	delete(p.Numbers, "17")
+	if n := p.free(); n != 17 {
+		t.Errorf("%d", n)
+	}
+	for n, want := range map[int]string{0: "10.31.0.0/24", 249: "10.31.249.0/24", 250: "10.77.0.0/24", 299: "10.77.49.0/24"} {
+		if got := p.prefix(n).String(); got != want {
+			t.Errorf("%d: %s", n, got)
+		}
+	}
+	if got := mac(netip.MustParseAddr("10.31.0.2")).String(); got != "02:53:0a:1f:00:02" {
+		t.Error(got)
+	}
+}
+
+// TestManyNetworks makes the network of the 251st project.
+func TestManyNetworks(t *testing.T) {
+	b := open(t)
+	b.net.mu.Lock()
+	for i := 1; i < perBase; i++ {
+		b.net.plan.Numbers[fmt.Sprintf("old-%d", i)] = i
+	}
+	b.net.mu.Unlock()
+	i := b.serve("p", answers)
+	if p := b.net.plan; len(p.Bases) != 2 || p.Bases[0] == p.Bases[1] || i.Addr.As4()[1] != p.Bases[1] || i.Addr.As4()[2] != 0 {
+		t.Fatalf("%+v %s", p.Bases, i.Addr)
+	}
+	until(t, "it answers", func() bool { return ask(i.Addr.String()) == "hello" })
+	if _, out := b.do(reach(i.Addr.String() + ":80")); out != "shut" {
+		t.Errorf("from a run: %q", out)
+	}
+	b.restart() // forgets those that nobody has anything in
+	if n := len(b.net.plan.Numbers); n != 2 {
+		t.Errorf("%d networks", n)
+	}
+	until(t, "it answers still", func() bool { return ask(i.Addr.String()) == "hello" })
+	l, err := b.Networks(t.Context())
+	if err != nil || len(l) != 2 || l[0].Name != "" && l[1].Name != "" || !l[0].Prefix.Contains(l[0].Gateway) {
+		t.Errorf("%+v %v", l, err)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	n := &network{taken: map[string]map[int]bool{}, next: map[string]int{}}
+	seen := map[int]bool{}
+	for range lastAddr - firstAddr + 1 {
+		a, err := n.take("p")
+		if err != nil || seen[a] || a < firstAddr || a > lastAddr {
+			t.Fatalf("%d %v", a, err)
+		}
+		seen[a] = true
+	}
+	if _, err := n.take("p"); err == nil {
+		t.Error("no error")
+	}
+	n.give("p", 9)
+	n.give("p", 5)
+	for _, want := range []int{5, 9} {
+		if a, err := n.take("p"); err != nil || a != want {
+			t.Errorf("%d %v", a, err)
+		}
+	}
+	n = &network{taken: map[string]map[int]bool{}, next: map[string]int{}}
+	n.keep("p", 2)
+	if a, _ := n.take("p"); a != 3 {
+		t.Errorf("%d", a)
+	}
+	n.give("p", 3)
+	if a, _ := n.take("p"); a != 4 { // not the one that was in use just now
+		t.Errorf("%d", a)
+	}
+}
+
+// TestBlocks is in a network namespace of its own: a firewall that drops would
+// be felt by everybody else.
+func TestBlocks(t *testing.T) {
+	t.Parallel()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			dir := "/data/engine"
+			if l, err := Blocks(dir); err != nil || len(l) != 0 {
+				return fmt.Errorf("on a host without a firewall: %+v %v", l, err)
+			}
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			drop := nftables.ChainPolicyDrop
+			ip := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"})
+			fwd := c.AddChain(&nftables.Chain{Table: ip, Name: "FORWARD", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+			inet := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "fw"})
+			c.AddChain(&nftables.Chain{Table: inet, Name: "in", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+			if err := c.Flush(); err != nil {
+				return err
+			}
+			l, err := Blocks(dir)
+			if err != nil || len(l) != 2 {
+				return fmt.Errorf("%+v %v", l, err)
+			}
+			for _, b := range l {
+				if b.Chain != "ip filter FORWARD" && b.Chain != "inet fw in" || len(b.Mend) == 0 || !strings.Contains(b.Mend[0], b.Chain) {
+					return fmt.Errorf("%+v", b)
+				}
+			}
+			r := &rules{c: c, t: ip}
+			r.rule(fwd, list(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte("sw" + instance(dir)[:6] + "-")}), verdict(expr.VerdictAccept))
+			if err := c.Flush(); err != nil {
+				return err
+			}
+			if l, err := Blocks(dir); err != nil || len(l) != 1 || l[0].Chain != "inet fw in" {
+				return fmt.Errorf("mended: %+v %v", l, err)
+			}
+			return nil
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+var _ engine.Networks = (*Engine)(nil)
