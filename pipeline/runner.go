@@ -391,7 +391,10 @@ func (h *handling) forget(i int) {
 		defer cancel()
 		var err error
 		if s.Action.Build != nil {
-			err = h.eng.Images().Release(ctx, "build/"+id)
+			// first held in the execution's own name, then not any more in the build's
+			if err = h.p.images.Settle(ctx); err == nil {
+				err = h.eng.Images().Release(ctx, "build/"+id)
+			}
 		} else {
 			err = h.eng.Forget(ctx, id)
 		}
