@@ -14,7 +14,7 @@ FUMPT := .tools/gofumpt
 
 # Debian packages: to build, and what the tests need beside.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git ca-certificates
-TEST_PACKAGES := busybox-static qemu-user-static iproute2 openssl
+TEST_PACKAGES := busybox-static qemu-user-static iproute2 openssl openssh-client
 
 .PHONY: help run demo test check build bench test-long lint fmt clean packages test-packages programs
 
