@@ -29,7 +29,7 @@ const (
 	ImageTagged       Kind = "image.tagged"       // image.Tagged
 	ExecutionStarted  Kind = "execution.started"  // pipeline.Ended
 	ExecutionFinished Kind = "execution.finished" // pipeline.Ended
-	StackChanged      Kind = "stack.changed"      // nothing more
+	StackChanged      Kind = "stack.changed"      // stack.Changed
 	ServiceChanged    Kind = "service.changed"    // stack.StatusChange
 	IngressChanged    Kind = "ingress.changed"
 	ProjectCreated    Kind = "project.created"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -121,6 +122,11 @@ func restore(tx *db.Tx, r row) error {
 		db.Micros(tx.Now), string(r.ID)); err != nil {
 		return err
 	}
+	// Nothing of it has run since; the next look says more.
+	if _, err := tx.Exec(`UPDATE services SET status = 'starting', status_set = ?, message = '' WHERE stack = ? AND stopped = 0`,
+		db.Micros(tx.Now), string(r.ID)); err != nil {
+		return err
+	}
 	return tx.Due(table, string(r.ID), tx.Now)
 }
 
@@ -185,7 +191,9 @@ func (s *Stacks) rest(ctx context.Context, l db.Lease, r *look, have []engine.In
 			return time.Time{}, s.purge(ctx, l, w)
 		}
 	}
-	d.again(time.Now().Add(lookAgain))
+	if len(have) > 0 || len(r.world.services) > 0 || len(r.world.volumes) > 0 {
+		d.again(time.Now().Add(lookAgain))
+	}
 	return d.Again, nil
 }
 
@@ -229,11 +237,8 @@ func (s *Stacks) look(tx *db.Tx, id ID, have []engine.Instance) (*look, error) {
 	}
 	logOf := func(id ServiceID) string { return s.logs.Service(string(id)) }
 	want := w.want(p, gone, logOf, s.cfg.LogKeep)
-	old := make(map[ServiceID]History, len(w.services))
 	for i := range want.Services {
-		v := &want.Services[i]
-		old[v.ID] = v.History
-		if !v.Gone {
+		if v := &want.Services[i]; !v.Gone {
 			v.History = Note(*v, have, tx.Now)
 		}
 	}
@@ -246,66 +251,66 @@ func (s *Stacks) look(tx *db.Tx, id ID, have []engine.Instance) (*look, error) {
 // decide finds which rows differ from what is true now.
 func (r *look) decide(want Want, j *jobs, now time.Time) {
 	w := r.world
-	starts := map[ServiceID]bool{}
-	busy := false
-	for _, c := range r.Changes {
-		if c.Start != nil {
-			starts[ServiceID(c.Start.Service)] = true
-		}
-		busy = true
-	}
+	busy := len(r.Changes) > 0
 	for i, s := range w.services {
-		v := want.Services[i]
-		if v.Gone {
-			continue
-		}
-		changed := v.History.N != s.History.N || v.History.Hash != s.History.Hash
-		s.History = v.History
-		if starts[s.ID] {
-			for _, c := range r.Changes {
-				if c.Start != nil && c.Start.Service == string(s.ID) && number(c.Start.ID) >= s.Next {
-					s.Next, changed = number(c.Start.ID)+1, true
-				}
+		if v := want.Services[i]; !v.Gone {
+			if r.differs(s, v) {
+				r.changed = append(r.changed, s)
 			}
-		}
-		st := r.statuses[s.ID]
-		if !st.Again.IsZero() {
-			r.again(st.Again)
-		}
-		if st.Serving != "" && st.Serving != s.Serving {
-			s.Serving, changed = st.Serving, true
-		}
-		if st.Addr != s.Addr {
-			s.Addr, changed, r.routes = st.Addr, true, true
-		}
-		if st.Addr.IsValid() && !s.Ran && st.Serving == s.Applied {
-			s.Ran, changed = true, true
-		}
-		if st.Failed != s.Failed {
-			s.Failed, changed = st.Failed, true
-		}
-		if st.Status != s.Status || st.Message != s.Message {
-			changed = true
-		}
-		if changed {
-			r.changed = append(r.changed, s)
-		}
-		for _, id := range []string{s.Applied, s.Declared} {
-			d := w.definitions[id]
-			if d.Digest != "" || s.Stopped && id == s.Applied || id == s.Declared && id != s.Applied && !d.Refresh {
-				continue
-			}
-			if d.RetryAt.After(now) {
-				r.again(d.RetryAt)
-				continue
-			}
-			busy = busy || d.Tries == 0
-			if !j.runs("image " + d.ID) {
-				r.resolve = append(r.resolve, d)
-			}
+			busy = r.images(s, j, now) || busy
 		}
 	}
 	r.observed = !busy && w.stack.Observed != w.stack.Generation
+}
+
+// differs brings a row to what is true now and tells whether that changed it.
+func (r *look) differs(s *service, v Wanted) (changed bool) {
+	changed = v.History.N != s.History.N || v.History.Hash != s.History.Hash
+	s.History = v.History
+	for _, c := range r.Changes {
+		if c.Start != nil && c.Start.Service == string(s.ID) && number(c.Start.ID) >= s.Next {
+			s.Next, changed = number(c.Start.ID)+1, true
+		}
+	}
+	st := r.statuses[s.ID]
+	if !st.Again.IsZero() {
+		r.again(st.Again)
+	}
+	if st.Serving != "" && st.Serving != s.Serving {
+		s.Serving, changed = st.Serving, true
+	}
+	if st.Addr != s.Addr {
+		s.Addr, changed, r.routes = st.Addr, true, true
+	}
+	if st.Addr.IsValid() && !s.Ran && st.Serving == s.Applied {
+		s.Ran, changed = true, true
+	}
+	if st.Failed != s.Failed {
+		s.Failed, changed = st.Failed, true
+	}
+	return changed || st.Status != s.Status || st.Message != s.Message
+}
+
+// images finds which images of a service are to be looked for, and tells
+// whether one never was.
+func (r *look) images(s *service, j *jobs, now time.Time) (busy bool) {
+	for _, id := range slices.Compact([]string{s.Applied, s.Declared}) {
+		d := r.world.definitions[id]
+		waits := s.Stopped && id == s.Applied  // until it is started
+		later := id != s.Applied && !d.Refresh // when it is applied
+		if d.Digest != "" || waits || later {
+			continue
+		}
+		if d.RetryAt.After(now) {
+			r.again(d.RetryAt)
+			continue
+		}
+		busy = busy || d.Tries == 0
+		if !j.runs("image " + d.ID) {
+			r.resolve = append(r.resolve, d)
+		}
+	}
+	return busy
 }
 
 func (r *look) dirty() bool {
