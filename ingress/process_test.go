@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -222,7 +223,7 @@ func TestHandoverUnderLoad(t *testing.T) {
 	cfg := config(t)
 	cfg.build = "build-0"
 	p := start(t, cfg)
-	addr, _ := p.Addrs()
+	addr, secure := p.Addrs()
 	zone := Zone{Network: "n", Listen: loopback(9), Names: map[string]addrs{"db": {loopback(9)}}}
 	tab := table(1, map[string][]Route{"a.example": to(backend(t, func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
@@ -238,14 +239,20 @@ func TestHandoverUnderLoad(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	trust := roots(t, p)
 	var n, failed atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			c := client(t, addr)
+			c, url := client(t, addr), "http://a.example/"
 			c.Transport.(*http.Transport).DisableKeepAlives = i%2 == 0
+			if i >= 6 { // HTTP/2 over TLS
+				c, url = client(t, secure), "https://a.example/"
+				c.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: trust}
+				c.Transport.(*http.Transport).ForceAttemptHTTP2 = true
+			}
 			for ctx.Err() == nil {
-				code, body, err := post(c, "http://a.example/", strings.Repeat("x", 1000*i))
+				code, body, err := post(c, url, strings.Repeat("x", 1000*i))
 				if err != nil || code != 200 || len(body) != 1000*i+3 {
 					failed.Add(1)
 					t.Errorf("request %d: %d, %d bytes, %v", n.Load(), code, len(body), err)
