@@ -402,9 +402,9 @@ func TestClientIP(t *testing.T) {
 // What is mounted raw can do with the writer what it could without us.
 func TestRawHandlers(t *testing.T) {
 	t.Parallel()
-	var saw http.ResponseWriter
-	var pattern string
-	w := newWorld(t, Options{Observe: func(_, p string, _ int, _ time.Duration) { pattern = p }}, func(s *Server) {
+	saw := make(chan http.ResponseWriter, 10)
+	patterns := make(chan string, 10) // of the requests, in their order: told after each answer
+	w := newWorld(t, Options{Observe: func(_, p string, _ int, _ time.Duration) { patterns <- p }}, func(s *Server) {
 		s.Mount(things())
 		s.MountRaw("/hijack", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			c, rw, err := w.(http.Hijacker).Hijack()
@@ -417,7 +417,7 @@ func TestRawHandlers(t *testing.T) {
 			_ = c.Close()
 		}))
 		s.MountRaw("/stream", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			saw = w
+			saw <- w
 			by, err := s.Authenticate(r)
 			fmt.Fprint(w, by.User.Username, err != nil, ID(r) != "")
 			w.(http.Flusher).Flush()
@@ -437,11 +437,17 @@ func TestRawHandlers(t *testing.T) {
 	if _, body := w.ask(t, "GET", "/stream", ""); body != "true true-copied" {
 		t.Error(body)
 	}
-	if _, ok := saw.(interface{ Unwrap() http.ResponseWriter }); !ok {
+	if _, ok := (<-saw).(interface{ Unwrap() http.ResponseWriter }); !ok {
 		t.Error("no way to the writer below")
 	}
-	if _, body := w.ask(t, "GET", "/things/raw", "", w.bearer()); strings.TrimSpace(body) != `"7"` || pattern != "GET /things/{id}" {
-		t.Error(body, pattern)
+	for range 3 {
+		<-patterns
+	}
+	if _, body := w.ask(t, "GET", "/things/raw", "", w.bearer()); strings.TrimSpace(body) != `"7"` {
+		t.Error(body)
+	}
+	if pattern := <-patterns; pattern != "GET /things/{id}" {
+		t.Error(pattern)
 	}
 	rec := httptest.NewRecorder()
 	w.Handler("nobody's").ServeHTTP(rec, httptest.NewRequest("GET", "/x", nil))

@@ -21,7 +21,7 @@ import (
 )
 
 // handler mounts everything that is served on --listen.
-func (s *Server) handler() (http.Handler, error) {
+func (s *Server) handler() (*api.Server, error) {
 	var proxies []netip.Prefix
 	for _, t := range s.cfg.TrustedProxies {
 		p, err := netip.ParsePrefix(t)
