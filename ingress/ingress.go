@@ -64,7 +64,7 @@ func Hostname(s string) (string, error) {
 		return "", bad
 	}
 	h, err := profile().ToASCII(h)
-	if err != nil {
+	if err != nil || strings.HasSuffix(h, ".") { // one dot at the end is the root, two are nothing
 		bad.Add("hostname", "format", fmt.Sprintf("%q is no hostname", short(s, 80)))
 		return "", bad
 	}
