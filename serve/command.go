@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,6 +29,8 @@ func Command(v Version) *cobra.Command {
 				return err
 			}
 			oomScore(300)
+			// Rooms log by the default logger; there is one server in this process.
+			slog.SetDefault(newLogger(cfg, c.ErrOrStderr()))
 			return Run(c.Context(), cfg, v, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}

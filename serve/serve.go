@@ -228,7 +228,7 @@ func (s *Server) run(ctx context.Context, out io.Writer) error {
 	loop("sources", s.sources.Run)
 	loop("images", s.images.Run)
 	loop("logs", func(ctx context.Context) error { return s.logs.Run(ctx, s.cfg.LogKeep) })
-	loop("events", s.pruneEvents)
+	loop("housekeeping", s.keepHouse)
 	handler, err := s.handler()
 	if err != nil {
 		endWork(engine.ErrDetach)
@@ -287,12 +287,19 @@ func (s *Server) demo(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-func (s *Server) pruneEvents(ctx context.Context) error {
+// kept is how long events and deleted projects are kept.
+const kept = 7 * 24 * time.Hour
+
+// keepHouse drops what is old, once an hour.
+func (s *Server) keepHouse(ctx context.Context) error {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
 	for {
-		if err := s.events.Prune(ctx, 7*24*time.Hour); err != nil && ctx.Err() == nil {
+		if err := s.events.Prune(ctx, kept); err != nil && ctx.Err() == nil {
 			s.log.Warn("prune events", "err", err)
+		}
+		if _, err := s.projects.Remove(ctx, kept); err != nil && ctx.Err() == nil {
+			s.log.Warn("remove deleted projects", "err", err)
 		}
 		select {
 		case <-t.C:

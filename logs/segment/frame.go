@@ -69,13 +69,12 @@ func stamp(t time.Time) (h header) {
 	return h
 }
 
-// frame appends one frame to out.
+// frame appends one frame to out, with credentials in URLs hidden.
 func (h *header) frame(out []byte, stream byte, partial bool, b []byte) []byte {
 	if partial {
 		stream &^= 0x20
 	}
 	h[17] = stream
 	out = append(out, h[:]...)
-	out = append(out, b...)
-	return append(out, '\n')
+	return append(appendHidden(out, b), '\n')
 }
