@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-type programs struct{ slipway, probe, runc, buildkitd, buildctl, dockerd string }
+type programs struct{ slipway, probe, runc, buildkitd, buildctl, dockerd, docker string }
 
 // row is one line of the table.
 type row struct {
@@ -49,6 +49,7 @@ func main() {
 	flag.StringVar(&b.buildkitd, "buildkitd", "", "peer")
 	flag.StringVar(&b.buildctl, "buildctl", "", "peer")
 	flag.StringVar(&b.dockerd, "dockerd", "", "peer")
+	flag.StringVar(&b.programs.docker, "docker", "", "peer's client")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
 	flag.StringVar(&only, "only", "", "names of measurements: action,build,handover,start,memory,lines")
 	flag.Parse()
@@ -71,7 +72,13 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 			return err
 		}
 	}
-	defer func() { err = errors.Join(err, b.down()) }()
+	defer func() {
+		if err != nil && b.ours != nil {
+			text, _ := os.ReadFile(b.ours.data + ".log")
+			fmt.Fprintf(os.Stderr, "the server's last lines:\n%s\n", tail(string(text)))
+		}
+		err = errors.Join(err, b.down())
+	}()
 	if err := b.up(ctx); err != nil {
 		return err
 	}

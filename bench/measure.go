@@ -45,7 +45,7 @@ func (b *bench) up(ctx context.Context) (err error) {
 	if b.runc, err = newRunc(b.programs, filepath.Join(b.dir, "runc")); err != nil {
 		return err
 	}
-	if b.docker, err = startDocker(ctx, b.dockerd, filepath.Join(b.dir, "docker")); err != nil {
+	if b.docker, err = startDocker(ctx, b.programs, filepath.Join(b.dir, "docker")); err != nil {
 		return err
 	}
 	file := filepath.Join(b.dir, "image.tar")
@@ -96,16 +96,16 @@ func (b *bench) action(ctx context.Context) error {
 	for i := range n {
 		actions = append(actions, runAction(fmt.Sprint("true ", i), "true"))
 	}
-	path, err := b.ours.pipeline(ctx, "action", nil, actions...)
+	id, _, err := b.ours.pipeline(ctx, "action", actions...)
 	if err != nil {
 		return err
 	}
-	if _, _, err := b.ours.execute(ctx, path); err != nil { // not counted
+	if _, _, err := b.ours.execute(ctx, id); err != nil { // not counted
 		return err
 	}
 	var ours, docker, runc []float64
 	for range b.rounds {
-		_, wall, err := b.ours.execute(ctx, path)
+		_, wall, err := b.ours.execute(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -132,13 +132,13 @@ func (b *bench) action(ctx context.Context) error {
 
 // build is a cached build as an action, with its checkout.
 func (b *bench) build(ctx context.Context) error {
-	path, err := b.ours.pipeline(ctx, "build", nil, map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"})
+	id, _, err := b.ours.pipeline(ctx, "build", map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"})
 	if err != nil {
 		return err
 	}
 	tree := filepath.Join(b.dir, "tree")
 	for range 2 {
-		if _, _, err := b.ours.execute(ctx, path); err != nil {
+		if _, _, err := b.ours.execute(ctx, id); err != nil {
 			return err
 		}
 		if _, err := b.kit.build(ctx, tree); err != nil {
@@ -147,7 +147,7 @@ func (b *bench) build(ctx context.Context) error {
 	}
 	var ours, kit []float64
 	for range 4 * b.rounds {
-		_, wall, err := b.ours.execute(ctx, path)
+		_, wall, err := b.ours.execute(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -167,19 +167,19 @@ func (b *bench) handover(ctx context.Context) error {
 	run := runAction("now", "now")
 	delete(run, "docker_image_name")
 	delete(run, "docker_image_tag")
-	run["use_image_from_action"], run["docker_build_action_id"] = true, 0
-	path, err := b.ours.pipeline(ctx, "handover", nil, map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"}, run)
+	run["use_image_from_action"] = true
+	id, _, err := b.ours.pipeline(ctx, "handover", map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"}, run)
 	if err != nil {
 		return err
 	}
 	var ours, runc []float64
 	for i := range 2*b.rounds + 1 {
-		e, _, err := b.ours.execute(ctx, path)
+		e, _, err := b.ours.execute(ctx, id)
 		if err != nil {
 			return err
 		}
 		var l struct{ Logs []string }
-		at := fmt.Sprintf("%s/executions/%d/action_executions/%s/logs?limit=1000", path, e.ID, e.ActionExecutions[1].ID)
+		at := fmt.Sprintf("%s/executions/%d/action_executions/%s/logs?limit=1000", pipelinePath(id), e.ID, e.ActionExecutions[1].ID)
 		if err := b.ours.Do(ctx, "GET", at, nil, &l); err != nil {
 			return err
 		}
@@ -242,12 +242,12 @@ func (b *bench) memory(ctx context.Context) error {
 	for i := range 20 {
 		actions = append(actions, runAction(fmt.Sprint("true ", i), "true"))
 	}
-	path, err := b.ours.pipeline(ctx, "memory", nil, actions...)
+	id, _, err := b.ours.pipeline(ctx, "memory", actions...)
 	if err != nil {
 		return err
 	}
 	for range 6 {
-		if _, _, err := b.ours.execute(ctx, path); err != nil {
+		if _, _, err := b.ours.execute(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -332,13 +332,13 @@ func (b *bench) lines(ctx context.Context) error {
 		secrets = append(secrets, map[string]any{"key": fmt.Sprint("SECRET_", i), "value": fmt.Sprintf("s3cr3t-%d-%x", i, i*7919), "encrypted": true})
 	}
 	a["variables"] = secrets
-	path, err := b.ours.pipeline(ctx, "lines", nil, a)
+	id, _, err := b.ours.pipeline(ctx, "lines", a)
 	if err != nil {
 		return err
 	}
 	var ours, docker []float64
 	for range max(1, b.rounds/2+1) {
-		e, wall, err := b.ours.execute(ctx, path)
+		e, wall, err := b.ours.execute(ctx, id)
 		if err != nil {
 			return err
 		}

@@ -55,7 +55,7 @@ func start(ctx context.Context, logFile, socket, name string, args ...string) (*
 	}
 }
 
-func tail(s string) string { return s[max(0, len(s)-600):] }
+func tail(s string) string { return s[max(0, len(s)-2000):] }
 
 func (d *daemon) stop() {
 	if d == nil {
@@ -83,11 +83,11 @@ func output(ctx context.Context, name string, args ...string) (string, error) {
 // docker is a dockerd of our own with containerd below it.
 type docker struct {
 	*daemon
-	dir, host string
+	client, host string
 }
 
-func startDocker(ctx context.Context, program, dir string) (*docker, error) {
-	d := &docker{dir: dir, host: "unix://" + dir + "/s"}
+func startDocker(ctx context.Context, p programs, dir string) (*docker, error) {
+	d := &docker{client: p.docker, host: "unix://" + dir + "/s"}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -98,13 +98,13 @@ func startDocker(ctx context.Context, program, dir string) (*docker, error) {
 	_ = exec.Command("ip", "addr", "replace", "172.30.255.1/24", "dev", "swbench0").Run()
 	_ = exec.Command("ip", "link", "set", "swbench0", "up").Run()
 	var err error
-	d.daemon, err = start(ctx, dir+"/log", dir+"/s", program, "--config-file", dir+"/daemon.json", "--data-root", dir+"/data", "--exec-root", dir+"/run",
+	d.daemon, err = start(ctx, dir+"/log", dir+"/s", p.dockerd, "--config-file", dir+"/daemon.json", "--data-root", dir+"/data", "--exec-root", dir+"/run",
 		"--pidfile", dir+"/pid", "--host", d.host, "--iptables=false", "--bridge", "swbench0", "--storage-driver", "overlay2")
 	return d, err
 }
 
 func (d *docker) cli(ctx context.Context, args ...string) (string, error) {
-	return output(ctx, "docker", append([]string{"--host", d.host}, args...)...)
+	return output(ctx, d.client, append([]string{"--host", d.host}, args...)...)
 }
 
 func (d *docker) close() {

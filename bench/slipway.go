@@ -26,6 +26,7 @@ type slipway struct {
 	cmd                    *exec.Cmd
 	gone                   chan struct{}
 	readyAfter             time.Duration
+	ends                   *endings
 }
 
 func startSlipway(ctx context.Context, program, data string) (*slipway, error) {
@@ -75,13 +76,14 @@ func startSlipway(ctx context.Context, program, data string) (*slipway, error) {
 		return nil, err
 	}
 	s.Client = cli.NewClient("http://"+addr[0], strings.TrimSpace(string(b)))
-	return s, nil
+	return s, s.listen()
 }
 
 func (s *slipway) close() error {
 	if s == nil {
 		return nil
 	}
+	s.ends.close()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	<-s.gone
 	out, err := exec.Command(s.program, "stop", "--all", "--data-dir", s.data).CombinedOutput()
@@ -93,23 +95,25 @@ func (s *slipway) close() error {
 
 const project = "/workspaces/default/projects/bench"
 
-// pipeline makes a pipeline with actions and gives its path.
-func (s *slipway) pipeline(ctx context.Context, name string, more map[string]any, actions ...map[string]any) (string, error) {
-	body := map[string]any{"name": name}
-	for k, v := range more {
-		body[k] = v
-	}
+func pipelinePath(id int64) string { return project + "/pipelines/" + strconv.FormatInt(id, 10) }
+
+// pipeline makes a pipeline with actions, and gives its number and theirs.
+func (s *slipway) pipeline(ctx context.Context, name string, actions ...map[string]any) (id int64, ids []int64, err error) {
 	var made struct{ ID int64 }
-	if err := s.Do(ctx, "POST", project+"/pipelines", body, &made); err != nil {
-		return "", err
+	if err := s.Do(ctx, "POST", project+"/pipelines", map[string]any{"name": name}, &made); err != nil {
+		return 0, nil, err
 	}
-	path := project + "/pipelines/" + strconv.FormatInt(made.ID, 10)
+	id = made.ID
 	for _, a := range actions {
-		if err := s.Do(ctx, "POST", path+"/actions", a, nil); err != nil {
-			return "", err
+		if _, ok := a["use_image_from_action"]; ok {
+			a["docker_build_action_id"] = ids[len(ids)-1]
 		}
+		if err := s.Do(ctx, "POST", pipelinePath(id)+"/actions", a, &made); err != nil {
+			return 0, nil, err
+		}
+		ids = append(ids, made.ID)
 	}
-	return path, nil
+	return id, ids, nil
 }
 
 type execution struct {
@@ -125,35 +129,30 @@ type execution struct {
 }
 
 // execute starts an execution and waits for its end; the wall time is that of
-// a client, from before the request to the answer that says it has ended.
-func (s *slipway) execute(ctx context.Context, path string) (execution, time.Duration, error) {
+// a client, from before the request until it has heard of the end.
+func (s *slipway) execute(ctx context.Context, pipeline int64) (execution, time.Duration, error) {
 	t0 := time.Now()
 	var e execution
+	path := pipelinePath(pipeline)
 	if err := s.Do(ctx, "POST", path+"/executions", map[string]any{"to_revision": map[string]any{"revision": "HEAD"}}, &e); err != nil {
 		return e, 0, err
 	}
-	at := path + "/executions/" + strconv.FormatInt(e.ID, 10)
-	for {
-		if err := s.Do(ctx, "GET", at, nil, &e); err != nil {
-			return e, 0, err
-		}
-		switch e.Status {
-		case "SUCCESSFUL":
-			return e, time.Since(t0), nil
-		case "ENQUEUED", "INPROGRESS":
-		default:
-			var why []string
-			for _, a := range e.ActionExecutions {
-				why = append(why, a.Status+" "+a.ErrMessage)
-			}
-			return e, 0, fmt.Errorf("execution is %s: %s", e.Status, strings.Join(why, "; "))
-		}
-		select {
-		case <-ctx.Done():
-			return e, 0, ctx.Err()
-		case <-time.After(3 * time.Millisecond):
-		}
+	status, err := s.ends.of(ctx, ending{pipeline, e.ID})
+	wall := time.Since(t0)
+	if err != nil {
+		return e, 0, err
 	}
+	if err := s.Do(ctx, "GET", path+"/executions/"+strconv.FormatInt(e.ID, 10), nil, &e); err != nil {
+		return e, 0, err
+	}
+	if status != "SUCCESSFUL" || e.Status != status {
+		var why []string
+		for _, a := range e.ActionExecutions {
+			why = append(why, a.Status+" "+a.ErrMessage)
+		}
+		return e, 0, fmt.Errorf("execution is %s: %s", status, strings.Join(why, "; "))
+	}
+	return e, wall, nil
 }
 
 // push pushes a folder to the project's repository.
