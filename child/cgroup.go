@@ -68,15 +68,15 @@ func (g cgroup) thaw() {
 	}
 }
 
-// put writes to a file that must be there.
-func put(path, word string) bool {
+// put writes to a file of the kernel; where it is not there, there is nothing
+// to tell it.
+func put(path, word string) {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		return false
+		return
 	}
 	defer f.Close()
-	_, err = f.WriteString(word)
-	return err == nil
+	_, _ = f.WriteString(word)
 }
 
 // procs gives the processes of the container.

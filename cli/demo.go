@@ -31,7 +31,6 @@ type demo struct {
 	project   string // mittwald's id
 	pipeline  int64
 	execution int64
-	began     time.Time
 	digest    string
 }
 

@@ -78,7 +78,7 @@ func ready(ctx context.Context, c *Client, exited <-chan error) error {
 	return wait(ctx, time.Minute, "the server is not ready", func() (bool, error) {
 		select {
 		case err := <-exited:
-			return false, fmt.Errorf("the server ended at its start: %v", err)
+			return false, fmt.Errorf("the server ended at its start: %w", err)
 		default:
 		}
 		res, err := c.HTTP.Get(c.URL + "/readyz")

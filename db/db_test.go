@@ -47,7 +47,7 @@ func TestWriteAndRead(t *testing.T) {
 		if !errdefs.IsNotFound(err) || err.Error() != "note 7: not found" {
 			t.Error(err)
 		}
-		if other := errors.New("x"); NotFound(other, "note") != other {
+		if other := errors.New("x"); !errors.Is(NotFound(other, "note"), other) {
 			t.Error("another error was changed")
 		}
 		if _, err := tx.Exec(`DELETE FROM notes`); err == nil {

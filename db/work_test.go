@@ -153,8 +153,7 @@ func TestHandlerErrors(t *testing.T) {
 		until(t, "asleep", func() bool {
 			return count(t, d, `SELECT COUNT(*) FROM jobs WHERE id = ? AND lease_owner IS NULL`, id) == 1
 		})
-		var at int
-		at = count(t, d, `SELECT due_at FROM jobs WHERE id = ?`, id)
+		at := count(t, d, `SELECT due_at FROM jobs WHERE id = ?`, id)
 		if p := time.UnixMicro(int64(at)).Sub(times(id)[1]); p < 1500*time.Millisecond || p > 4*time.Second {
 			t.Errorf("%s: the second pause is %v", id, p)
 		}

@@ -160,7 +160,7 @@ func (d *DB) batch(c *conn, j *job) {
 	start := time.Now()
 	var kept []*job
 	for n := 0; j != nil; j = d.queue.next() {
-		err, broken := d.turn(c, j, len(kept) > 0)
+		broken, err := d.turn(c, j, len(kept) > 0)
 		switch {
 		case broken: // with it went all that had been done before
 			for _, k := range append(kept, j) {
@@ -196,10 +196,10 @@ func (d *DB) batch(c *conn, j *job) {
 // turn lets one job work. The first of a batch needs no savepoint: if it fails
 // the transaction is empty again. broken says that SQLite has given up the whole
 // transaction (a full disk).
-func (d *DB) turn(c *conn, j *job, others bool) (err error, broken bool) {
+func (d *DB) turn(c *conn, j *job, others bool) (broken bool, err error) {
 	if others {
 		if err := c.do("SAVEPOINT job"); err != nil {
-			return err, true
+			return true, err
 		}
 	}
 	t := newTx(context.Background(), c, true)
@@ -208,17 +208,17 @@ func (d *DB) turn(c *conn, j *job, others bool) (err error, broken bool) {
 	switch {
 	case err == nil && others:
 		if e := c.do("RELEASE job"); e != nil {
-			return e, true
+			return true, e
 		}
 	case err != nil && others:
 		if e := c.do("ROLLBACK TO job"); e != nil {
-			return err, true
+			return true, err
 		}
 		if e := c.do("RELEASE job"); e != nil {
-			return err, true
+			return true, err
 		}
 	case err != nil:
 		_ = c.do("ROLLBACK")
 	}
-	return err, false
+	return false, err
 }

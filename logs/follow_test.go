@@ -100,13 +100,13 @@ func TestFollowEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	f := follow(ctx, l, dir, 0)
 	cancel(cause)
-	if err := <-f.err; err != cause {
+	if err := <-f.err; !errors.Is(err, cause) {
 		t.Error(err)
 	}
 	if err := l.Append(dir, nil, "x"); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Follow(t.Context(), dir, 0, nil, func([]Line) error { return cause }); err != cause {
+	if err := l.Follow(t.Context(), dir, 0, nil, func([]Line) error { return cause }); !errors.Is(err, cause) {
 		t.Error(err)
 	}
 }

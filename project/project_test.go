@@ -291,8 +291,10 @@ func TestUpdate(t *testing.T) {
 		}
 		return got
 	}
-	got := change(Change{DisplayName: ptr("One more"), Status: ptr(Closed), Public: ptr(true),
-		Attrs: map[string]json.RawMessage{"a": []byte(`3`), "b": nil, "c": []byte(`"x"`)}})
+	got := change(Change{
+		DisplayName: ptr("One more"), Status: ptr(Closed), Public: ptr(true),
+		Attrs: map[string]json.RawMessage{"a": []byte(`3`), "b": nil, "c": []byte(`"x"`)},
+	})
 	if got.Name != "one" || got.DisplayName != "One more" || got.Status != Closed || !got.Public || string(got.Attrs["a"]) != "3" || len(got.Attrs) != 2 {
 		t.Errorf("%+v", got)
 	}

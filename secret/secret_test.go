@@ -267,7 +267,7 @@ func TestVariables(t *testing.T) {
 	}
 	w.variable(t, w.at(w.q.ID, 0, 0), "CLEAR", "in another project", false)
 
-	true_ := func(key string) string {
+	opened := func(key string) string {
 		t.Helper()
 		l, err := w.Effective(t.Context(), at)
 		if err != nil {
@@ -290,12 +290,12 @@ func TestVariables(t *testing.T) {
 	}
 	// Sent back as it came.
 	hidden.Description = "now with a text"
-	if got := update(hidden); got.Value != Encrypted || got.Description != hidden.Description || got.Key != "HIDDEN" || true_("HIDDEN") != "hunter2" {
+	if got := update(hidden); got.Value != Encrypted || got.Description != hidden.Description || got.Key != "HIDDEN" || opened("HIDDEN") != "hunter2" {
 		t.Error(got)
 	}
 	update(Variable{ID: hidden.ID, Value: "new", Encrypted: true})
-	if true_("HIDDEN") != "new" {
-		t.Error(true_("HIDDEN"))
+	if opened("HIDDEN") != "new" {
+		t.Error(opened("HIDDEN"))
 	}
 	if _, err := w.UpdateVariable(t.Context(), w.admin, Variable{ID: hidden.ID, Value: Encrypted}); !errdefs.IsInvalidArgument(err) {
 		t.Error("a hidden value came to light:", err)
@@ -303,7 +303,7 @@ func TestVariables(t *testing.T) {
 	if got := update(Variable{ID: hidden.ID, Value: "shown"}); got.Value != "shown" || got.Encrypted {
 		t.Error(got)
 	}
-	if got := update(Variable{ID: clear.ID, Value: Encrypted, Encrypted: true}); got.Value != Encrypted || true_("CLEAR") != "seen" {
+	if got := update(Variable{ID: clear.ID, Value: Encrypted, Encrypted: true}); got.Value != Encrypted || opened("CLEAR") != "seen" {
 		t.Error(got)
 	}
 	if _, err := w.UpdateVariable(t.Context(), w.admin, Variable{ID: clear.ID, Key: "HIDDEN", Encrypted: true, Value: "x"}); !errdefs.IsAlreadyExists(err) {

@@ -4,10 +4,11 @@
 package alauda
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+
+	"github.com/containerd/errdefs"
 
 	"slipway/access"
 	"slipway/api"
@@ -85,10 +86,23 @@ func fail(w http.ResponseWriter, _ *http.Request, status int, err error) {
 // find finds a project by the names in the path.
 func (h *Handlers) find(r *http.Request, by access.Actor, namespace, repo string) (project.Project, error) {
 	p, err := h.Projects.Find(r.Context(), by, namespace, repo)
-	if err != nil {
-		return p, fmt.Errorf("repository %s/%s: %w", namespace, repo, errors.Unwrap(err))
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("repository %s/%s: %w", namespace, repo, errdefs.ErrNotFound)
 	}
-	return p, nil
+	return p, err
+}
+
+// paths gives the fields of an Invalid of a room the paths that they have here.
+func paths(err error, names func(path string) string) error {
+	inv, ok := project.AsInvalid(err)
+	if !ok {
+		return err
+	}
+	out := &project.Invalid{}
+	for _, f := range inv.Fields {
+		out.Add(names(f.Path), f.Kind, f.Message)
+	}
+	return out
 }
 
 // username is how the dialect names a user.
@@ -100,11 +114,11 @@ func (h *Handlers) username(r *http.Request, id int64) string {
 	return u.Username
 }
 
-// unixTime reads a query parameter of Unix seconds.
+// unixTime reads a query parameter of Unix seconds; -1 is none.
 func unixTime(r *http.Request, name string) (int64, error) {
 	s := r.URL.Query().Get(name)
 	if s == "" {
-		return 0, nil
+		return -1, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {

@@ -2,9 +2,11 @@ package alauda
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,19 +31,28 @@ var letters = map[pipeline.Status]string{
 
 // step is how far a build is, 1 to 50.
 func step(x pipeline.Execution) int {
+	b := buildOf(x)
 	switch {
 	case x.Status == pipeline.Successful:
 		return 50
-	case x.Status == pipeline.Enqueued:
+	case x.Started.IsZero():
 		return 1
-	case len(x.Steps) > 0 && x.Steps[0].Digest != "":
+	case b != nil && b.Status == pipeline.Successful:
 		return 40
-	case len(x.Steps) > 0 && !x.Steps[0].Started.IsZero():
+	case b != nil && !b.Started.IsZero():
 		return 20
-	case !x.Started.IsZero():
-		return 5
 	}
-	return 1
+	return 5
+}
+
+// buildOf is the step that builds the image, nil if people took it away.
+func buildOf(x pipeline.Execution) *pipeline.ActionExecution {
+	for i, s := range x.Steps {
+		if s.Action.Build != nil && s.Action.Build.Archive {
+			return &x.Steps[i]
+		}
+	}
+	return nil
 }
 
 func (h *Handlers) startBuild(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -80,7 +91,11 @@ func (h *Handlers) startBuild(w http.ResponseWriter, r *http.Request, by access.
 			pl = &pls[i]
 		}
 	}
-	if pl == nil {
+	switch {
+	case pl == nil && b.Tag == "" && len(pls) > 0:
+		bad.Add("tag", "required", "is required: the repository has more than one")
+		return bad.Err()
+	case pl == nil:
 		bad.Add("tag", "unknown", fmt.Sprintf("%q is no tag of the build configuration of %s/%s", b.Tag, p.Domain, p.Name))
 		return bad.Err()
 	}
@@ -94,7 +109,15 @@ func (h *Handlers) startBuild(w http.ResponseWriter, r *http.Request, by access.
 	}
 	x, err := h.Pipelines.Start(r.Context(), by, pl.ID, s)
 	if err != nil {
-		return err
+		return paths(err, func(at string) string {
+			switch {
+			case at == "to_revision.revision" && s.Revision != "":
+				return "code_commit_id"
+			case at == "branch.name", at == "tag.name", at == "to_revision.revision":
+				return "tag"
+			}
+			return at
+		})
 	}
 	return h.answerBuild(w, r, p, x, http.StatusCreated)
 }
@@ -157,7 +180,7 @@ func (h *Handlers) build(ctx context.Context, p project.Project, x pipeline.Exec
 		CodeRepoHTTPURL: c.url(""), IsRemovable: !x.Status.Ended(),
 	}
 	f := forges[c.Client]
-	b.CodeRepoBranchURL = c.url(f.branch + k.Ref)
+	b.CodeRepoBranchURL = c.url(f.branch + (&url.URL{Path: k.Ref}).EscapedPath())
 	version := x.Version()
 	if x.Commit != nil {
 		b.CodeHeadCommit = &x.Commit.Revision
@@ -169,10 +192,7 @@ func (h *Handlers) build(ctx context.Context, p project.Project, x pipeline.Exec
 	case k.VersionTagging == 2 && x.Commit != nil:
 		b.DockerRepoVersionTag = &x.Commit.Revision
 	}
-	for _, s := range x.Steps {
-		if s.Action.Build == nil || s.Digest == "" || s.Status != pipeline.Successful {
-			continue
-		}
+	if s := buildOf(x); s != nil && s.Digest != "" && s.Status == pipeline.Successful {
 		id, err := h.Images.ConfigID(ctx, s.Digest)
 		if err != nil && !errdefs.IsNotFound(err) { // it may have been removed since
 			return b, err
@@ -181,7 +201,6 @@ func (h *Handlers) build(ctx context.Context, p project.Project, x pipeline.Exec
 			id = id[:12]
 			b.ImageID = &id
 		}
-		break
 	}
 	return b, nil
 }
@@ -271,26 +290,15 @@ func (h *Handlers) page(q url.Values, n int) *string {
 // getLogs gives the lines of all actions of a build, oldest first.
 func (h *Handlers) getLogs(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	from, err := unixTime(r, "start_time")
-	if err != nil {
-		return err
-	}
-	to, err := unixTime(r, "end_time")
-	if err != nil {
+	to, toErr := unixTime(r, "end_time")
+	if err = both(err, toErr); err != nil {
 		return err
 	}
 	x, _, err := h.owned(r, by)
 	if err != nil {
 		return err
 	}
-	out := []logJSON{}
-	add := func(at int64, level, message string) {
-		if at >= from && (to == 0 || at <= to) {
-			out = append(out, logJSON{strings.TrimRight(message, "\r"), level, at})
-		}
-	}
-	if !x.Started.IsZero() {
-		add(x.Started.Unix(), "INFO", "starting to build")
-	}
+	all := opening(x)
 	for _, s := range x.Steps {
 		if s.Started.IsZero() {
 			continue
@@ -299,12 +307,54 @@ func (h *Handlers) getLogs(w http.ResponseWriter, r *http.Request, by access.Act
 		if err != nil {
 			return err
 		}
+		told := s.Error == "" || s.Finished.IsZero()
 		for _, l := range lines {
-			add(l.Time.Unix(), "INFO", l.Text)
+			level := "INFO"
+			if s.Error != "" && l.Text == s.Error {
+				level, told = "ERROR", true
+			}
+			all = append(all, logJSON{strings.TrimRight(l.Text, "\r"), level, l.Time.Unix()})
 		}
-		if s.Error != "" && !s.Finished.IsZero() {
-			add(s.Finished.Unix(), "ERROR", s.Error)
+		if !told {
+			all = append(all, logJSON{s.Error, "ERROR", s.Finished.Unix()})
+		}
+	}
+	out := []logJSON{}
+	for _, l := range all {
+		if l.Time >= from && (to < 0 || l.Time <= to) {
+			out = append(out, l)
 		}
 	}
 	return api.JSON(w, http.StatusOK, out)
+}
+
+// opening are the lines of ours before those of the build: what clients wait
+// for, and what is to be built from where.
+func opening(x pipeline.Execution) []logJSON {
+	if x.Started.IsZero() {
+		return nil
+	}
+	k := tagOf(x.Frozen)
+	at := x.Started.Unix()
+	l := []logJSON{
+		{"starting to build", "INFO", at},
+		{fmt.Sprintf("cloning code source from repo %s on %s:%s", k.Config.Path, k.RefType, k.Ref), "INFO", at},
+	}
+	if s := buildOf(x); s != nil {
+		l = append(l, logJSON{fmt.Sprintf("Dockerfile path: /%s. Build context path: /%s", s.Action.Build.Dockerfile, s.Action.Build.Context), "INFO", at})
+	}
+	return append(l, logJSON{fmt.Sprintf("build node %s is mapped to no pool of builders: the default one is used", k.Config.BuildNode), "INFO", at})
+}
+
+// both puts the bad fields of two errors into one.
+func both(a, b error) error {
+	x, ok := project.AsInvalid(a)
+	y, also := project.AsInvalid(b)
+	switch {
+	case !ok:
+		return errors.Join(a, b)
+	case !also:
+		return a
+	}
+	return &project.Invalid{Fields: append(slices.Clone(x.Fields), y.Fields...)}
 }

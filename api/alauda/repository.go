@@ -6,10 +6,11 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,18 +32,20 @@ var forges = map[string]struct{ base, commit, branch, keys string }{
 	"GitCafe":   {"https://gitcafe.com/", "/commit/", "/tree/", ""},
 }
 
+var forgeName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*$`)
+
 // remote checks where the code is and gives what to keep of it.
-func (c *buildConfigBody) remote(bad *project.Invalid) (keptConfig, source.Remote) {
+func (h *Handlers) remote(c *buildConfigBody, bad *project.Invalid) (keptConfig, source.Remote) {
 	k := keptConfig{Client: c.CodeRepoClient}
 	var r source.Remote
 	forge, hosted := forges[c.CodeRepoClient]
 	switch {
 	case hosted:
-		for name, v := range map[string]string{"code_repo_namespace": c.CodeRepoNamespace, "code_repo_name": c.CodeRepoName} {
-			if v == "" {
-				bad.Add("build_config."+name, "required", "is required for "+c.CodeRepoClient)
-			} else if strings.ContainsAny(v, "/?#@: \\") {
-				bad.Add("build_config."+name, "format", "must be one name")
+		for _, f := range [][2]string{{"code_repo_namespace", c.CodeRepoNamespace}, {"code_repo_name", c.CodeRepoName}} {
+			if f[1] == "" {
+				bad.Add("build_config."+f[0], "required", "is required for "+c.CodeRepoClient)
+			} else if !forgeName.MatchString(f[1]) {
+				bad.Add("build_config."+f[0], "format", "must be one name of letters, digits, _, . and -")
 			}
 		}
 		k.Path = c.CodeRepoNamespace + "/" + c.CodeRepoName
@@ -53,12 +56,14 @@ func (c *buildConfigBody) remote(bad *project.Invalid) (keptConfig, source.Remot
 			break
 		}
 		r.URL = c.CodeRepoCloneURL
-		if u, err := url.Parse(c.CodeRepoCloneURL); err == nil && u.User != nil && strings.HasPrefix(u.Scheme, "http") {
-			r.Username = u.User.Username()
-			r.Password, _ = u.User.Password()
-			u.User = nil
-			r.URL = u.String()
+		checked, err := h.Sources.Check(r)
+		if inv, ok := project.AsInvalid(err); ok {
+			for _, f := range inv.Fields {
+				bad.Add("build_config.code_repo_clone_url", f.Kind, f.Message)
+			}
+			break
 		}
+		r = checked
 		k.Path = r.URL
 	case c.CodeRepoClient == "":
 		bad.Add("build_config.code_repo_client", "required", "is required")
@@ -71,13 +76,31 @@ func (c *buildConfigBody) remote(bad *project.Invalid) (keptConfig, source.Remot
 }
 
 // later refuses what this version would not do.
-func (c *buildConfigBody) later(bad *project.Invalid) {
+func (c *buildConfigBody) later(prefix string, bad *project.Invalid) {
 	if c.EmailEnabled.V {
-		bad.Add("build_config.email_enabled", "unsupported", "this server sends no mail")
+		bad.Add(prefix+"email_enabled", "unsupported", "this server sends no mail")
 	}
 	for i, t := range c.TagConfigs {
 		if t.IsActive {
-			bad.Add(field("build_config.tag_configs", i)+".is_active", "unsupported", "this version does not hear of pushes to outside repositories; start builds by POST /v1/builds")
+			bad.Add(field(prefix+"tag_configs", i)+".is_active", "unsupported", "this version does not hear of pushes to outside repositories; start builds by POST /v1/builds")
+		}
+	}
+}
+
+// same refuses a change of where the code is: that is said once, when the
+// repository is made.
+func (c *buildConfigBody) same(have keptConfig, bad *project.Invalid) {
+	for _, f := range []struct {
+		name    string
+		changed bool
+	}{
+		{"code_repo_client", c.CodeRepoClient != "" && c.CodeRepoClient != have.Client},
+		{"code_repo_namespace", c.CodeRepoNamespace != "" && !strings.HasPrefix(have.Path, c.CodeRepoNamespace+"/")},
+		{"code_repo_name", c.CodeRepoName != "" && !strings.HasSuffix(have.Path, "/"+c.CodeRepoName)},
+		{"code_repo_clone_url", c.CodeRepoCloneURL != "" && c.CodeRepoCloneURL != have.Path},
+	} {
+		if f.changed {
+			bad.Add(f.name, "unsupported", "cannot be changed: make another repository")
 		}
 	}
 }
@@ -90,7 +113,7 @@ func (c *buildConfigBody) tags(prefix string, bad *project.Invalid) []keptTag {
 	var l []keptTag
 	for i, t := range c.TagConfigs {
 		k := t.keep(field(prefix+"tag_configs", i), bad)
-		if seen[k.Tag] {
+		if k.Tag != "" && seen[k.Tag] {
 			bad.Add(field(prefix+"tag_configs", i)+".docker_repo_tag", "conflict", "is there twice")
 		}
 		seen[k.Tag] = true
@@ -111,6 +134,12 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 	if err != nil {
 		return err
 	}
+	// Who may do half of it makes none of it.
+	for _, s := range []access.Scope{access.ProjectManage, access.ExecutionManage} {
+		if err := by.May(ws.ID, s); err != nil {
+			return err
+		}
+	}
 	bad := &project.Invalid{}
 	if b.RepoName == "" {
 		bad.Add("repo_name", "required", "is required")
@@ -125,9 +154,9 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 	var tags []keptTag
 	if b.BuildConfig != nil {
 		var c keptConfig
-		c, remote = b.BuildConfig.remote(bad)
+		c, remote = h.remote(b.BuildConfig, bad)
 		tags = b.BuildConfig.tags("build_config.", bad)
-		b.BuildConfig.later(bad)
+		b.BuildConfig.later("build_config.", bad)
 		c.BuildNode, c.CreatedBy = "in", by.User.ID
 		if b.BuildConfig.BuildNode.Set && !b.BuildConfig.BuildNode.Null {
 			c.BuildNode = b.BuildConfig.BuildNode.V
@@ -152,8 +181,8 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 			}
 		}
 		if err != nil {
-			_ = h.Projects.Delete(context.WithoutCancel(r.Context()), by, p.ID)
-			return err
+			back := h.Projects.Delete(context.WithoutCancel(r.Context()), access.System(by.User), p.ID)
+			return errors.Join(err, back)
 		}
 	}
 	return h.answerRepository(w, r, by, p, http.StatusCreated)
@@ -179,7 +208,7 @@ func deployKey() (public string, private []byte, err error) {
 // action is the build action of a tag config.
 func (k keptTag) action() pipeline.Action {
 	dockerfile := strings.TrimPrefix(path.Clean(k.Dockerfile), "/")
-	if !strings.Contains(strings.ToLower(path.Base(dockerfile)), "dockerfile") { // a directory
+	if !isDockerfile(path.Base(dockerfile)) { // a directory
 		dockerfile = path.Join(dockerfile, "Dockerfile")
 	}
 	tags := k.Tag
@@ -192,6 +221,12 @@ func (k keptTag) action() pipeline.Action {
 	return pipeline.Action{Name: "Build", Build: &pipeline.Build{
 		Dockerfile: dockerfile, Context: strings.TrimPrefix(path.Clean(k.Context), "/"), Tag: tags, Archive: true, NoCache: !k.Cache,
 	}}
+}
+
+// isDockerfile tells whether a name is one that people give a Dockerfile.
+func isDockerfile(name string) bool {
+	name = strings.ToLower(name)
+	return name == "dockerfile" || strings.HasPrefix(name, "dockerfile.") || strings.HasSuffix(name, ".dockerfile")
 }
 
 func (h *Handlers) makeTag(ctx context.Context, by access.Actor, p project.Project, c keptConfig, k keptTag) error {
@@ -224,7 +259,6 @@ func tagOf(pl pipeline.Pipeline) (k keptTag) {
 }
 
 func keptOf(p project.Project) (k kept) {
-	k.Description = p.DisplayName
 	if b := p.Attrs[key]; b != nil {
 		_ = json.Unmarshal(b, &k) // written by this package
 	}
@@ -316,7 +350,8 @@ func (h *Handlers) putBuildConfig(w http.ResponseWriter, r *http.Request, by acc
 	}
 	bad := &project.Invalid{}
 	tags := b.tags("", bad)
-	b.later(bad)
+	b.later("", bad)
+	b.same(*k.Config, bad)
 	byID := map[int64]pipeline.Pipeline{}
 	for _, pl := range have {
 		byID[int64(pl.ID)] = pl
@@ -330,6 +365,9 @@ func (h *Handlers) putBuildConfig(w http.ResponseWriter, r *http.Request, by acc
 			bad.Add(field("tag_configs", i)+".id", "unknown", fmt.Sprintf("%d is no tag config of this repository, or is there twice", *t.ID))
 		}
 		given[*t.ID] = true
+		if t.DockerBuildConfigID != nil && *t.DockerBuildConfigID != p.Number {
+			bad.Add(field("tag_configs", i)+".docker_build_config_id", "conflict", fmt.Sprintf("must be %d, or be left out", p.Number))
+		}
 	}
 	if err := bad.Err(); err != nil {
 		return err
@@ -387,7 +425,8 @@ func (h *Handlers) changeTag(ctx context.Context, by access.Actor, pl pipeline.P
 	for _, a := range actions {
 		if a.Build != nil && a.Build.Archive {
 			_, err := h.Pipelines.UpdateAction(ctx, by, pl.ID, a.ID, func(a *pipeline.Action) error {
-				a.Build = k.action().Build
+				b := k.action().Build
+				a.Build.Dockerfile, a.Build.Context, a.Build.Tag, a.Build.NoCache = b.Dockerfile, b.Context, b.Tag, b.NoCache
 				return nil
 			}, nil)
 			return err

@@ -213,9 +213,9 @@ func (t tagConfigBody) keep(path string, bad *project.Invalid) keptTag {
 	if k.Ref == "" {
 		bad.Add(path+".code_repo_type_value", "required", "is required")
 	}
-	for name, v := range map[string]string{"build_context_path": k.Context, "dockerfile_location": k.Dockerfile} {
-		if v[0] != '/' {
-			bad.Add(path+"."+name, "format", "must begin with /")
+	for _, f := range [][2]string{{"build_context_path", t.BuildContextPath}, {"dockerfile_location", t.DockerfileLocation}} {
+		if f[1] != "" && f[1][0] != '/' {
+			bad.Add(path+"."+f[0], "format", "must begin with /")
 		}
 	}
 	if k.VersionTagging < 0 || k.VersionTagging > 2 {

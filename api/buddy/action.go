@@ -80,29 +80,37 @@ func actionFields() []field[action] {
 
 func commonFields() []field[action] {
 	return []field[action]{
-		{name: "name", status: obeyed,
+		{
+			name: "name", status: obeyed,
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Name = d.str(raw) },
-			out: func(a *action, _ *kept) any { return a.Name }},
+			out: func(a *action, _ *kept) any { return a.Name },
+		},
 		wordField("trigger_time", string(pipeline.OnEvery), func(a *action) string { return string(a.When) },
 			func(a *action, s string) { a.When = pipeline.When(s) }).as(obeyed, "nobody approves in this version: ON_WAIT_FOR_APPROVE is never reached"),
-		{name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
+		{
+			name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Conditions = d.conditions(raw) },
-			out: func(a *action, _ *kept) any { return fromConditions(a.Conditions) }},
+			out: func(a *action, _ *kept) any { return fromConditions(a.Conditions) },
+		},
 		wordField("run_next", string(pipeline.WaitOnSuccess), func(a *action) string { return string(a.RunNext) },
 			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }).as(partly, "WAIT_ON_SUCCESS is obeyed; actions run one after the other"),
 		boolField("run_only_on_first_failure", func(a *action) *bool { return &a.FirstFailureOnly }),
-		{name: "variables", status: partly, note: "settable, run_only_settable, init_path, defaults, password, passphrase, key_identifier and the types GPG_KEY, IOS_KEYCHAIN, IOS_PROVISION_PROFILES are not",
+		{
+			name: "variables", status: partly, note: "settable, run_only_settable, init_path, defaults, password, passphrase, key_identifier and the types GPG_KEY, IOS_KEYCHAIN, IOS_PROVISION_PROFILES are not",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Variables = d.variables(raw) },
-			out: func(a *action, _ *kept) any { return fromVariables(a.Variables) }},
+			out: func(a *action, _ *kept) any { return fromVariables(a.Variables) },
+		},
 		boolField("disabled", func(a *action) *bool { return &a.Disabled }),
 		boolField("ignore_errors", func(a *action) *bool { return &a.IgnoreErrors }),
 		secondsField("timeout", func(a *action) *secondsOf { return &a.Timeout }).as(obeyed, "0 or none is 90 minutes; at most 24 hours"),
 		intField("retry_count", func(a *action) int64 { return int64(a.Retries) }, func(a *action, n int64) { a.Retries = clampInt(n) }),
 		secondsField("retry_interval", func(a *action) *secondsOf { return &a.RetryInterval }),
 		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(failing, ""),
-		{name: "permissions", status: partly, note: "DEFAULT is obeyed",
+		{
+			name: "permissions", status: partly, note: "DEFAULT is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Permissions = d.permissions(raw) },
-			out: func(a *action, _ *kept) any { return fromPermissions(a.Permissions) }},
+			out: func(a *action, _ *kept) any { return fromPermissions(a.Permissions) },
+		},
 	}
 }
 
@@ -112,9 +120,11 @@ func ownFields() []field[action] {
 		strField("docker_image_name", func(a *action) *string { return &a.Run.Image }).of(runs),
 		strField("docker_image_tag", both(func(a *action) *string { return &a.Run.Tag }, func(a *action) *string { return &a.Build.Tag })).
 			as(obeyed, "several tags of a build are parted by commas"),
-		{name: "inline_commands", only: runs, status: obeyed, note: "run by /bin/sh -e -c; with an entrypoint that is no shell they are its arguments",
+		{
+			name: "inline_commands", only: runs, status: obeyed, note: "run by /bin/sh -e -c; with an entrypoint that is no shell they are its arguments",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Run.Commands = d.str(raw) },
-			out: func(a *action, _ *kept) any { return orNull(a.Run.Commands) }},
+			out: func(a *action, _ *kept) any { return orNull(a.Run.Commands) },
+		},
 		strField("entrypoint", func(a *action) *string { return &a.Run.Entrypoint }).of(runs),
 		strField("run_as_user", func(a *action) *string { return &a.Run.User }).of(runs),
 		boolField("mount_filesystem_disable", func(a *action) *bool { return &a.Run.NoMount }).of(runs),

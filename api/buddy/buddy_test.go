@@ -268,10 +268,14 @@ func TestBadInput(t *testing.T) {
 		{"POST", p + "/actions", `{"type":"NPM"}`, 400, "type must be one of"},
 		{"POST", p + "/actions", `{"type":5}`, 400, "type must be a string"},
 		{"POST", p + "/actions", `{"type":"RUN_DOCKER_CONTAINER"}`, 400, "inline_commands is required|name is required|docker_image_name is required|docker_image_tag is required"},
-		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":1,"dockerfile_path":[],"build_args":"x","buildkit":"yes","timeout":1.5,"retry_count":"1","variables":[{"key":2}],"secrets":[3]}`,
-			400, "name must be a string|timeout must be an integer|retry_count must be an integer|variables.0.key must be a string|dockerfile_path must be a string|build_args must be a list|secrets.0 must be an object|buildkit must be true or false"},
-		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","trigger_time":"NEVER","docker_registry":"QUAY","provenance":"ALL","cache_mode":"X","after_action_id":99}`,
-			400, "trigger_time must be one of|docker_registry must be one of|provenance must be one of|cache_mode must be one of"},
+		{
+			"POST", p + "/actions", `{"type":"DOCKERFILE","name":1,"dockerfile_path":[],"build_args":"x","buildkit":"yes","timeout":1.5,"retry_count":"1","variables":[{"key":2}],"secrets":[3]}`,
+			400, "name must be a string|timeout must be an integer|retry_count must be an integer|variables.0.key must be a string|dockerfile_path must be a string|build_args must be a list|secrets.0 must be an object|buildkit must be true or false",
+		},
+		{
+			"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","trigger_time":"NEVER","docker_registry":"QUAY","provenance":"ALL","cache_mode":"X","after_action_id":99}`,
+			400, "trigger_time must be one of|docker_registry must be one of|provenance must be one of|cache_mode must be one of",
+		},
 		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","after_action_id":99}`, 400, "after_action_id there is no action 99"},
 		{"PATCH", a, `{"type":"DOCKER_BUILD_MULTI_ARCH"}`, 400, "type cannot be changed"},
 		{"PATCH", a, `{"dockerfile_path":null}`, 400, "dockerfile_path is required"},
@@ -279,11 +283,15 @@ func TestBadInput(t *testing.T) {
 		{"PATCH", a, `{"login":"x","password":"!encrypted"}`, 400, "no earlier password"},
 		{"PATCH", p + "/actions/999", `{}`, 404, ""},
 		{"PATCH", p + "/actions/x", `{}`, 404, ""},
-		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":" ","priority":"URGENT","clone_depth":-1,"events":[{"type":"NEVER"}],"refs":"x"}`,
-			400, "name is required|priority must be one of|clone_depth must not be negative|events.0.type must be one of|refs must be a list"},
+		{
+			"POST", "/workspaces/acme/projects/web/pipelines", `{"name":" ","priority":"URGENT","clone_depth":-1,"events":[{"type":"NEVER"}],"refs":"x"}`,
+			400, "name is required|priority must be one of|clone_depth must not be negative|events.0.type must be one of|refs must be a list",
+		},
 		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier is taken"},
-		{"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"2030-01-01T00:00:00Z"}`,
-			400, "to_revision must be an object|branch.name must be a string|actions_to_run.0 must be an integer|delay_until is not supported"},
+		{
+			"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"2030-01-01T00:00:00Z"}`,
+			400, "to_revision must be an object|branch.name must be a string|actions_to_run.0 must be an integer|delay_until is not supported",
+		},
 		{"POST", p + "/executions", `{"branch":{"name":"main"}}`, 400, "no commit yet"},
 		{"PATCH", x, `{}`, 400, "operation is required"},
 		{"PATCH", x, `{"operation":"STOP"}`, 400, "operation must be one of"},
@@ -299,11 +307,15 @@ func TestBadInput(t *testing.T) {
 		{"POST", "/workspaces", `{}`, 400, "domain is required"},
 		{"POST", "/workspaces", `{"domain":"acme"}`, 400, "taken"},
 		{"POST", "/workspaces/acme/projects", `{"name":"web"}`, 400, "taken"},
-		{"POST", "/workspaces/acme/projects", `{"display_name":5,"access":"OPEN","external_project_id":"x","fetch_submodules":"y"}`,
-			400, "display_name must be a string|access must be one of|external_project_id is not supported|fetch_submodules must be true or false"},
+		{
+			"POST", "/workspaces/acme/projects", `{"display_name":5,"access":"OPEN","external_project_id":"x","fetch_submodules":"y"}`,
+			400, "display_name must be a string|access must be one of|external_project_id is not supported|fetch_submodules must be true or false",
+		},
 		{"GET", "/workspaces/acme/projects?status=GONE", ``, 400, "status must be one of"},
-		{"POST", "/user/tokens", `{"name":"x","scopes":["NO"],"workspace_restrictions":["no"],"expires_at":"tomorrow"}`,
-			400, "workspace_restrictions there is no workspace|expires_at must be a time"},
+		{
+			"POST", "/user/tokens", `{"name":"x","scopes":["NO"],"workspace_restrictions":["no"],"expires_at":"tomorrow"}`,
+			400, "workspace_restrictions there is no workspace|expires_at must be a time",
+		},
 	} {
 		rec := w.ask(c.method, c.path, c.body)
 		if rec.Code != c.status {

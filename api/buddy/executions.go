@@ -50,8 +50,10 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 			return nil, err
 		}
 		branch = object{
-			{"url", of.url("/repository/branches/%s", x.Branch)}, {"html_url", of.page("/branches/%s", x.Branch)},
-			{"name", x.Branch}, {"default", x.Branch == def},
+			{"url", of.url("/repository/branches/%s", x.Branch)},
+			{"html_url", of.page("/branches/%s", x.Branch)},
+			{"name", x.Branch},
+			{"default", x.Branch == def},
 		}
 	}
 	if x.Tag != "" {

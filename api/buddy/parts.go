@@ -72,9 +72,18 @@ func variableMembers(v *pipeline.Variable) []struct {
 		name string
 		at   *string
 	}{
-		{"key", &v.Key}, {"value", &v.Value}, {"type", &v.Type}, {"description", &v.Description}, {"init_path", &v.InitPath},
-		{"defaults", &v.Defaults}, {"file_place", &v.FilePlace}, {"file_path", &v.FilePath}, {"file_chmod", &v.FileMode},
-		{"password", &v.Password}, {"passphrase", &v.Passphrase}, {"key_identifier", &v.KeyIdentifier},
+		{"key", &v.Key},
+		{"value", &v.Value},
+		{"type", &v.Type},
+		{"description", &v.Description},
+		{"init_path", &v.InitPath},
+		{"defaults", &v.Defaults},
+		{"file_place", &v.FilePlace},
+		{"file_path", &v.FilePath},
+		{"file_chmod", &v.FileMode},
+		{"password", &v.Password},
+		{"passphrase", &v.Passphrase},
+		{"key_identifier", &v.KeyIdentifier},
 	}
 }
 
@@ -107,8 +116,13 @@ func fromVariables(vs []pipeline.Variable) []object {
 
 func fromVariable(v pipeline.Variable) object {
 	o := object{
-		{"key", v.Key}, {"value", v.Value}, {"type", or(v.Type, "VAR")}, {"description", orNull(v.Description)},
-		{"encrypted", v.Encrypted}, {"settable", v.Settable}, {"run_only_settable", v.RunOnlySettable},
+		{"key", v.Key},
+		{"value", v.Value},
+		{"type", or(v.Type, "VAR")},
+		{"description", orNull(v.Description)},
+		{"encrypted", v.Encrypted},
+		{"settable", v.Settable},
+		{"run_only_settable", v.RunOnlySettable},
 	}
 	for _, m := range variableMembers(&v)[4:] {
 		switch {

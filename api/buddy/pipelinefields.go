@@ -15,28 +15,40 @@ func pipelineFields() []field[pipe] {
 // startFields say what starts a pipeline, and how.
 func startFields() []field[pipe] {
 	return []field[pipe]{
-		{name: "name", status: obeyed,
+		{
+			name: "name", status: obeyed,
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Name = d.str(raw) },
-			out: func(p *pipe, _ *kept) any { return p.Name }},
-		{name: "identifier", status: obeyed, note: "made from the name if none is given",
+			out: func(p *pipe, _ *kept) any { return p.Name },
+		},
+		{
+			name: "identifier", status: obeyed, note: "made from the name if none is given",
 			in: func(d *decoder, raw json.RawMessage, p *pipe) {
 				if s := d.str(raw); s != "" {
 					p.Identifier = s
 				}
 			},
-			out: func(p *pipe, _ *kept) any { return p.Identifier }},
-		{name: "on", status: obeyed, note: "derived from events unless it is given",
+			out: func(p *pipe, _ *kept) any { return p.Identifier },
+		},
+		{
+			name: "on", status: obeyed, note: "derived from events unless it is given",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.On = d.str(raw) },
-			out: func(p *pipe, _ *kept) any { return p.Trigger() }},
-		{name: "refs", status: obeyed, note: "start by a push with on EVENT",
+			out: func(p *pipe, _ *kept) any { return p.Trigger() },
+		},
+		{
+			name: "refs", status: obeyed, note: "start by a push with on EVENT",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Refs = d.strings(raw) },
-			out: func(p *pipe, _ *kept) any { return list(p.Refs) }},
-		{name: "events", status: partly, note: "PUSH and CREATE_REF start runs; DELETE_REF, SCHEDULE, PULL_REQUEST, WEBHOOK and EMAIL are stored, and each run's log says so",
+			out: func(p *pipe, _ *kept) any { return list(p.Refs) },
+		},
+		{
+			name: "events", status: partly, note: "PUSH and CREATE_REF start runs; DELETE_REF, SCHEDULE, PULL_REQUEST, WEBHOOK and EMAIL are stored, and each run's log says so",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Events = d.events(raw) },
-			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) }},
-		{name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
+			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) },
+		},
+		{
+			name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Conditions = d.conditions(raw) },
-			out: func(p *pipe, _ *kept) any { return fromConditions(p.Conditions) }},
+			out: func(p *pipe, _ *kept) any { return fromConditions(p.Conditions) },
+		},
 		wordField("priority", string(pipeline.Normal), func(p *pipe) string { return string(p.Priority) },
 			func(p *pipe, s string) { p.Priority = pipeline.Priority(s) }),
 		boolField("always_from_scratch", func(p *pipe) *bool { return &p.FromScratch }),
@@ -44,9 +56,11 @@ func startFields() []field[pipe] {
 		boolField("no_skip_to_most_recent", func(p *pipe) *bool { return &p.NoSkip }),
 		boolField("concurrent_pipeline_runs", func(p *pipe) *bool { return &p.Concurrent }).as(failing, ""),
 		boolField("description_required", func(p *pipe) *bool { return &p.CommentRequired }),
-		{name: "clone_depth", status: obeyed, note: "0 or none is the whole history",
+		{
+			name: "clone_depth", status: obeyed, note: "0 or none is the whole history",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.CloneDepth = clampInt(d.int(raw)) },
-			out: func(p *pipe, _ *kept) any { return p.CloneDepth }},
+			out: func(p *pipe, _ *kept) any { return p.CloneDepth },
+		},
 		boolField("fetch_all_refs", func(p *pipe) *bool { return &p.FetchAllRefs }).as(noEffect, "only the run's own revision is fetched; the log says so"),
 	}
 }
@@ -69,7 +83,8 @@ func definitionFields() []field[pipe] {
 			}
 			return local("NONE")(p)
 		}),
-		{name: "git_config", status: failing, note: "goes with git_config_ref FIXED",
+		{
+			name: "git_config", status: failing, note: "goes with git_config_ref FIXED",
 			in: func(d *decoder, raw json.RawMessage, _ *pipe) {
 				delete(d.keep.Rest, "git_config")
 				b := d.object(raw)
@@ -85,7 +100,8 @@ func definitionFields() []field[pipe] {
 					return raw
 				}
 				return nil
-			}},
+			},
+		},
 		wordField("definition_source", "LOCAL", func(p *pipe) string { return p.DefinitionSource },
 			func(p *pipe, s string) { p.DefinitionSource = s }).as(partly, "LOCAL is obeyed"),
 		restField[pipe]("remote_project_name", aString, nil),
@@ -110,15 +126,20 @@ func stateFields() []field[pipe] {
 		wordField("cache_scope", "PIPELINE", func(p *pipe) string { return p.CacheScope }, func(p *pipe, s string) { p.CacheScope = s }).
 			as(noEffect, "the build cache is shared in the workspace in any case"),
 		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(failing, "").answered(func(p *pipe) any { return list(p.Loop) }),
-		{name: "permissions", status: partly, note: "DEFAULT is obeyed",
+		{
+			name: "permissions", status: partly, note: "DEFAULT is obeyed",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Permissions = d.permissions(raw) },
-			out: func(p *pipe, _ *kept) any { return fromPermissions(p.Permissions) }},
-		{name: "variables", status: partly, note: "as those of an action",
+			out: func(p *pipe, _ *kept) any { return fromPermissions(p.Permissions) },
+		},
+		{
+			name: "variables", status: partly, note: "as those of an action",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Variables = d.variables(raw) },
-			out: func(p *pipe, _ *kept) any { return fromVariables(p.Variables) }},
+			out: func(p *pipe, _ *kept) any { return fromVariables(p.Variables) },
+		},
 		unlessNull("manage_variables_by_yaml", func(p *pipe) *bool { return &p.VariablesByYAML }),
 		unlessNull("manage_permissions_by_yaml", func(p *pipe) *bool { return &p.PermissionsByYAML }),
-		{name: "pause_on_repeated_failures", status: noEffect, note: "belongs to SCHEDULE events",
+		{
+			name: "pause_on_repeated_failures", status: noEffect, note: "belongs to SCHEDULE events",
 			in: func(d *decoder, raw json.RawMessage, p *pipe) {
 				p.PauseAfterFailures, p.PauseAfterGiven = clampInt(d.int(raw)), !isNull(raw)
 			},
@@ -127,18 +148,21 @@ func stateFields() []field[pipe] {
 					return 100
 				}
 				return p.PauseAfterFailures
-			}},
+			},
+		},
 		restField[pipe]("paused", aBool, false),
 		boolField("disabled", func(p *pipe) *bool { return &p.Disabled }).as(obeyed, "it does not start"),
 		strField("disabled_reason", func(p *pipe) *string { return &p.Reason }),
-		{name: "fail_on_prepare_env_warning", status: noEffect, note: "preparing gives no warnings",
+		{
+			name: "fail_on_prepare_env_warning", status: noEffect, note: "preparing gives no warnings",
 			in: restField[pipe]("fail_on_prepare_env_warning", aBool, nil).in,
 			out: func(p *pipe, k *kept) any {
 				if raw, ok := k.Rest["fail_on_prepare_env_warning"]; ok {
 					return raw
 				}
 				return p.DefinitionSource != "REMOTE"
-			}},
+			},
+		},
 		restField[pipe]("do_not_create_commit_status", aBool, false),
 		restField[pipe]("ignore_fail_on_project_status", aBool, false),
 		restField[pipe]("target_site_url", aString, nil),

@@ -39,8 +39,12 @@ func (h *handlers) user(r *http.Request, id int64) (any, error) {
 		return nil, err
 	}
 	return object{
-		{"url", h.base + "/user"}, {"html_url", h.base + "/ui/user"}, {"id", u.ID}, {"name", or(u.Name, u.Username)},
-		{"avatar_url", h.base + "/ui/avatar.svg"}, {"email", orNull(u.Email)},
+		{"url", h.base + "/user"},
+		{"html_url", h.base + "/ui/user"},
+		{"id", u.ID},
+		{"name", or(u.Name, u.Username)},
+		{"avatar_url", h.base + "/ui/avatar.svg"},
+		{"email", orNull(u.Email)},
 	}, nil
 }
 

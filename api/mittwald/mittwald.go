@@ -158,8 +158,10 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 // message is the text of an error without the name of its kind at the end.
 func message(err error) string {
 	s := err.Error()
-	for _, kind := range []error{errdefs.ErrNotFound, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied,
-		errdefs.ErrUnauthenticated, errdefs.ErrResourceExhausted, errdefs.ErrInvalidArgument} {
+	for _, kind := range []error{
+		errdefs.ErrNotFound, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied,
+		errdefs.ErrUnauthenticated, errdefs.ErrResourceExhausted, errdefs.ErrInvalidArgument,
+	} {
 		if cut, ok := strings.CutSuffix(s, ": "+kind.Error()); ok {
 			s = cut
 		}

@@ -61,6 +61,7 @@ CREATE TABLE executions (
 );
 CREATE INDEX executions_due ON executions(due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX executions_open ON executions(status) WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING');
+CREATE INDEX executions_created ON executions(created);
 CREATE INDEX executions_ended ON executions(pipeline, finished);
 
 CREATE TABLE action_executions (

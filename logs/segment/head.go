@@ -134,14 +134,14 @@ func parseHead(line []byte) (Head, bool) {
 	return Head{K: k, Line: n, Time: f.Time, End: -1, Size: -1}, true
 }
 
-func appendHead(out []byte, t time.Time, k int, line int64) []byte {
+func head(t time.Time, k int, line int64) []byte {
 	h := stamp(t)
-	return h.frame(out, 'm', false, []byte("segment "+strconv.Itoa(k)+" line "+strconv.FormatInt(line, 10)))
+	return h.frame(nil, 'm', false, []byte("segment "+strconv.Itoa(k)+" line "+strconv.FormatInt(line, 10)))
 }
 
 // AppendHead appends what a compressed segment begins with.
 func AppendHead(out []byte, h Head) []byte {
-	b := appendHead(nil, h.Time, h.K, h.Line)
+	b := head(h.Time, h.K, h.Line)
 	b = fmt.Appendf(b, "end %d size %d\n", h.End, h.Size)
 	out = binary.LittleEndian.AppendUint32(out, skippable)
 	out = binary.LittleEndian.AppendUint32(out, uint32(len(b)))

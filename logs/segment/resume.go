@@ -57,7 +57,7 @@ func (w *Writer) take(f *os.File, k int, list []File) error {
 		if err := f.Truncate(0); err != nil {
 			return err
 		}
-		if _, err := f.Write(appendHead(nil, time.Now(), k, w.lines)); err != nil {
+		if _, err := f.Write(head(time.Now(), k, w.lines)); err != nil {
 			return err
 		}
 		st, err = f.Stat()

@@ -336,13 +336,13 @@ func (w *Writer) begin(k int) error {
 	if err != nil {
 		return err
 	}
-	head := appendHead(nil, time.Now(), k, w.lines)
-	if _, err := f.Write(head); err != nil {
+	first := head(time.Now(), k, w.lines)
+	if _, err := f.Write(first); err != nil {
 		_ = os.Remove(f.Name())
 		_ = f.Close()
 		return err
 	}
-	w.f, w.k, w.size = f, k, int64(len(head))
+	w.f, w.k, w.size = f, k, int64(len(first))
 	w.part, w.shut = [256]bool{}, false
 	return nil
 }

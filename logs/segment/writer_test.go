@@ -116,7 +116,7 @@ func TestLines(t *testing.T) {
 // What a writer that was killed left behind is repaired by the next one.
 func TestResume(t *testing.T) {
 	t.Parallel()
-	head := string(appendHead(nil, time.Unix(1, 0), 0, 0))
+	head := string(head(time.Unix(1, 0), 0, 0))
 	one := "0000001000000000 o one\n"
 	for name, c := range map[string]struct {
 		tail string
