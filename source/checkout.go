@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
@@ -68,6 +69,10 @@ func (s *Sources) Checkout(ctx context.Context, id project.ID, spec CheckoutSpec
 		return err
 	}
 	defer k.release()
+	now := time.Now()
+	if err := os.Chtimes(c.at, now, now); err != nil { // it is in use
+		return fmt.Errorf("check out: %w", err)
+	}
 	if c.tree, err = openWalker(spec.Dir); err != nil {
 		return fmt.Errorf("check out: %w", err)
 	}

@@ -368,7 +368,10 @@ func TestCheckoutOfHostileTree(t *testing.T) {
 	}
 	for name, do := range harm {
 		for _, depth := range []int{0, 1} {
-			for _, to := range []string{one, two} {
+			for i, to := range []string{one, two} {
+				if depth == 1 && i == 0 {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s/%d/%v", name, depth, to == one), func(t *testing.T) {
 					s.t = t
 					must(t, os.RemoveAll(s.dir))

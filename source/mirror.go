@@ -104,14 +104,14 @@ func outside(r *Remote, err error) error {
 	}
 	where := redact(r.URL)
 	who := ""
-	if r.Username != "" {
+	if r.Username != "" && !r.bare() {
 		who = " of " + r.Username
 	}
 	kind := errdefs.ErrUnavailable
 	why := g.text
 	switch {
 	case refusedLogin.MatchString(g.text):
-		if r.Password == "" && len(r.PrivateKey) == 0 {
+		if r.Password == "" && !r.bare() && len(r.PrivateKey) == 0 {
 			return fmt.Errorf("%s wants a login, or there is no such repository (%s): %w", where, why, errdefs.ErrFailedPrecondition)
 		}
 		return fmt.Errorf("%s refuses the login%s (%s): %w", where, who, why, errdefs.ErrFailedPrecondition)

@@ -28,7 +28,7 @@ const moving = 15 * time.Minute
 // held back until it has the lock of the repository: git moves no ref before it
 // has them. The end of the answer is held back until the moves are told.
 func (s *Sources) receive(w http.ResponseWriter, r *http.Request, id project.ID, dir string, user int64) error {
-	in, err := body(w, r)
+	in, err := s.body(w, r)
 	if err != nil {
 		return err
 	}

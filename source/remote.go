@@ -229,6 +229,9 @@ func (s *Sources) dialled(ctx context.Context, id project.ID, r *Remote, c call)
 	c.config = append(c.config, "protocol."+p.scheme+".allow=always",
 		"http.lowSpeedLimit=1000", "http.lowSpeedTime=30", "http.maxRequests=2", "http.sslVerify=true")
 	c.hide = append(c.hide, r.Password)
+	if r.bare() {
+		c.hide = append(c.hide, r.Username)
+	}
 	if !s.cfg.Private {
 		// Where a redirect leads was looked at by nobody.
 		c.config = append(c.config, "http.followRedirects=false")

@@ -23,6 +23,7 @@ const (
 	oldObjects = 24 * time.Hour      // half-written objects, which a slow push may still be writing
 	oldMirror  = 14 * 24 * time.Hour // nobody fetched into it
 	oldProject = 7 * 24 * time.Hour  // deleted, and could be restored until now
+	oldWork    = 90 * 24 * time.Hour // what is remembered of a work tree that nobody checks out into
 	between    = 10 * time.Minute
 	manyPacks  = 40
 )
@@ -138,6 +139,12 @@ func (s *Sources) tidy(ctx context.Context) {
 		log("cannot remove the repository of a deleted project", id, err)
 		if !gone {
 			log("cannot pack a repository", id, s.pack(ctx, s.repoPath(id), s.repoLock(id)))
+		}
+	}
+	trees, _ := filepath.Glob(filepath.Join(s.cfg.Dir, "work", "*", "*"))
+	for _, p := range trees {
+		if fi, err := os.Lstat(p); err == nil && time.Since(fi.ModTime()) > oldWork {
+			log("cannot remove what is remembered of a work tree", "", os.RemoveAll(p))
 		}
 	}
 	for _, id := range s.ids("mirrors") {

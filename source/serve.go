@@ -18,10 +18,7 @@ import (
 	"slipway/project"
 )
 
-const (
-	idle      = time.Minute // a client that says nothing for so long is gone
-	maxAsking = 64 << 20    // of what a fetch says it wants and has
-)
+const maxAsking = 64 << 20 // bytes of what a fetch says it wants and has
 
 // Handler serves /git/<workspace>/<project>.git; authenticate finds the actor
 // of a request, or writes the refusal and gives ok false. Whoever comes without
@@ -237,8 +234,8 @@ func gone(err error) error {
 }
 
 // body opens what the client sends; each read may take as long as idle.
-func body(w http.ResponseWriter, r *http.Request) (io.Reader, error) {
-	in := io.Reader(&patient{r.Body, http.NewResponseController(w)})
+func (s *Sources) body(w http.ResponseWriter, r *http.Request) (io.Reader, error) {
+	in := io.Reader(&patient{r.Body, http.NewResponseController(w), s.idle})
 	switch r.Header.Get("Content-Encoding") {
 	case "", "identity":
 		return in, nil
@@ -266,13 +263,19 @@ func (e *rest) Read(b []byte) (int, error) {
 }
 
 type patient struct {
-	r  io.Reader
-	rc *http.ResponseController
+	r    io.Reader
+	rc   *http.ResponseController
+	idle time.Duration
 }
 
 func (p *patient) Read(b []byte) (int, error) {
-	_ = p.rc.SetReadDeadline(time.Now().Add(idle)) // a recorder in a test has none
-	return p.r.Read(b)
+	_ = p.rc.SetReadDeadline(time.Now().Add(p.idle)) // a recorder in a test has none
+	n, err := p.r.Read(b)
+	if err != nil {
+		// The server goes on reading, to see the client go; that has no end.
+		_ = p.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // flusher sends on at once what git says, so that progress is seen.
@@ -292,7 +295,7 @@ func (f *flusher) Write(b []byte) (int, error) {
 
 // upload answers a fetch.
 func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version string) error {
-	in, err := body(w, r)
+	in, err := s.body(w, r)
 	if err != nil {
 		return err
 	}

@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -322,5 +326,53 @@ func TestBadRequests(t *testing.T) {
 	}
 	if n := len(w.pushes()); n != 0 {
 		t.Errorf("%d events", n)
+	}
+}
+
+// A client may have to wait for long, but not keep others waiting.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	p := w.project("web")
+	w.sources.idle = 300 * time.Millisecond
+	c := newClone(t)
+	one := c.commit("one")
+
+	// One that stops in the middle of its push.
+	u, err := url.Parse(w.url)
+	must(t, err)
+	conn, err := net.Dial("tcp", u.Host)
+	must(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = fmt.Fprintf(conn, "POST /git/acme/web.git/git-receive-pack HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\nContent-Type: application/x-git-receive-pack-request\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n00aaz\r\n",
+		base64.StdEncoding.EncodeToString([]byte("x:"+w.token)))
+	must(t, err)
+
+	// One that waits for the lock longer than it may be silent.
+	k, err := w.sources.locks.take(t.Context(), w.sources.repoLock(p.ID), false)
+	must(t, err)
+	done := make(chan string, 1)
+	go func() {
+		out, err := c.try("push", w.at("web"), "HEAD:main")
+		if err == nil {
+			out = ""
+		}
+		done <- out
+	}()
+	select {
+	case out := <-done:
+		t.Errorf("pushed under the lock: %s", out)
+	case <-time.After(3 * w.sources.idle):
+	}
+	k.release()
+	if out := <-done; out != "" {
+		t.Errorf("push: %s", out)
+	}
+	if w.told(p)["refs/heads/main"] != one {
+		t.Error("not pushed")
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("the silent client is still connected: %v", err)
 	}
 }

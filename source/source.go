@@ -92,6 +92,7 @@ type Sources struct {
 	secrets  *secret.Secrets
 	git      program
 	locks    locks
+	idle     time.Duration // a client that says nothing for so long is gone
 
 	mu      sync.Mutex
 	untold  map[project.ID]bool // refs moved and telling it failed
@@ -121,6 +122,7 @@ func New(cfg Config, d *db.DB, p *project.Projects, s *secret.Secrets) (*Sources
 	}
 	return &Sources{
 		cfg: cfg, db: d, projects: p, secrets: s, git: g,
+		idle:    time.Minute,
 		locks:   locks{held: map[string]*held{}},
 		untold:  map[project.ID]bool{},
 		wake:    make(chan struct{}, 1),

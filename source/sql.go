@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -45,8 +46,15 @@ func saveTold(tx *db.Tx, id project.ID, m move) error {
 
 // login is what of a Remote is sealed.
 type login struct {
+	Username   string `json:"username,omitempty"` // without a password it is one itself
 	Password   string `json:"password,omitempty"`
 	PrivateKey []byte `json:"private_key,omitempty"`
+}
+
+// bare tells whether the user name is all that there is of a login: forges take
+// a token in its place.
+func (r *Remote) bare() bool {
+	return r.Username != "" && r.Password == "" && strings.HasPrefix(r.URL, "http")
 }
 
 func sealedAs(id project.ID) string { return "source_remotes/" + string(id) }
@@ -78,19 +86,29 @@ func (s *Sources) loadRemote(ctx context.Context, id project.ID) (*Remote, strin
 			return nil, "", fmt.Errorf("open the login of the remote of project %s: %w", id, err)
 		}
 		r.Password, r.PrivateKey = l.Password, l.PrivateKey
+		if l.Username != "" {
+			r.Username = l.Username
+		}
 	}
 	return &r, branch.String, nil
 }
 
 func (s *Sources) saveRemote(ctx context.Context, id project.ID, r *Remote) error {
 	var sealed []byte
-	if r != nil && (r.Password != "" || len(r.PrivateKey) > 0) {
-		text, err := json.Marshal(login{r.Password, r.PrivateKey})
-		if err != nil {
-			return err
+	var username string
+	if r != nil {
+		l := login{Password: r.Password, PrivateKey: r.PrivateKey}
+		if username = r.Username; r.bare() {
+			username, l.Username = "", r.Username
 		}
-		if sealed, err = s.secrets.Box().Seal(text, sealedAs(id)); err != nil {
-			return fmt.Errorf("seal the login: %w", err)
+		if l.Username+l.Password != "" || len(l.PrivateKey) > 0 {
+			text, err := json.Marshal(l)
+			if err != nil {
+				return err
+			}
+			if sealed, err = s.secrets.Box().Seal(text, sealedAs(id)); err != nil {
+				return fmt.Errorf("seal the login: %w", err)
+			}
 		}
 	}
 	return s.db.Write(ctx, func(tx *db.Tx) error {
@@ -101,7 +119,7 @@ func (s *Sources) saveRemote(ctx context.Context, id project.ID, r *Remote) erro
 		_, err := tx.Exec(`INSERT INTO source_remotes (project, url, username, login, updated_at) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (project) DO UPDATE SET url = excluded.url, username = excluded.username, login = excluded.login,
 				branch = NULL, updated_at = excluded.updated_at`,
-			string(id), r.URL, r.Username, sealed, db.Micros(tx.Now))
+			string(id), r.URL, username, sealed, db.Micros(tx.Now))
 		return err
 	})
 }

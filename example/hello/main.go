@@ -1,4 +1,4 @@
-// Hello is the example that Slipway takes from source to a hosted page. It is
+// Command hello is the example that Slipway takes from source to a hosted page. It is
 // plain Go without dependencies, in an image of nothing but this program.
 //
 //	hello serve   serves the page on :8080 (PORT), counting visits in /data (DATA)
