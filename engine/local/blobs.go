@@ -219,6 +219,9 @@ func (e *Engine) putManifest(ctx context.Context, desc ocispec.Descriptor, body 
 			return err
 		}
 	}
+	if err := e.fresh(ctx, desc.Digest); err != nil {
+		return err
+	}
 	return e.linkReferrers(ctx, desc.Digest)
 }
 

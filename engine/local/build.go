@@ -157,6 +157,7 @@ func (e *Engine) buildAlone(ctx context.Context, id string, spec engine.BuildSpe
 	if res.Image, err = e.inspect(nsctx(context.WithoutCancel(ctx)), b.result, platform); err != nil {
 		return engine.BuildResult{}, err
 	}
+	log.note(strings.TrimSpace("image " + b.result + " " + spec.Name))
 	crash.At("engine: a build has its image")
 	return res, nil
 }
@@ -192,18 +193,18 @@ func (b *building) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	files2, err := inContext(root, b.spec)
+	tree, err := inContext(root, b.spec)
 	if err != nil {
 		return err
 	}
-	defer files2.root.Close()
+	defer tree.root.Close()
 	r, err := b.e.builder.room(b.spec.Workspace)
 	if err != nil {
 		return &machinery{err}
 	}
 	defer b.e.builder.leave(r)
 	b.room = r
-	err = b.solve(ctx, name, files, files2)
+	err = b.solve(ctx, name, files, tree)
 	if ctx.Err() != nil && err != nil {
 		if s := b.e.builder.steps; s != nil {
 			s.settled(settleTime)

@@ -21,6 +21,7 @@ import (
 	"github.com/moby/buildkit/cache"
 	"github.com/moby/buildkit/cache/contenthash"
 	bkmeta "github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/client"
 	bkconfig "github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
@@ -88,6 +89,9 @@ type room struct {
 	mu      sync.Mutex
 	builds  map[string]*building // by session
 	granted map[digest.Digest]bool
+	// The build contexts since it was opened.
+	opened   string
+	contexts map[string]*marks
 }
 
 func newBuilder(e *Engine) *builder {
@@ -301,6 +305,11 @@ func (r *room) open() (err error) {
 	})
 	if err != nil {
 		return errors.Join(err, w.Close(), r.store.Close())
+	}
+	r.opened = newID()
+	// Nobody compares with the contexts of before any more.
+	if _, err = r.prune(ctx, client.PruneInfo{All: true, Filter: []string{"type==source.local"}}); err != nil {
+		return errors.Join(err, r.close())
 	}
 	return nil
 }

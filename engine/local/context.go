@@ -2,18 +2,22 @@ package local
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/buildkit/util/staticfs"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
 
@@ -67,7 +71,7 @@ func (e *Engine) openSource(ctx context.Context, src engine.Source) (root *os.Ro
 
 // dockerfile reads the Dockerfile and what it says to ignore. A lone file whose
 // name differs in case only is taken.
-func (b *building) dockerfile(root *os.Root) (name string, files *staticfs.FS, err error) {
+func (b *building) dockerfile(root *os.Root) (name string, files recipe, err error) {
 	name = rel(b.spec.Dockerfile)
 	if b.spec.Dockerfile == "" {
 		name = path.Join(rel(b.spec.Context), "Dockerfile")
@@ -85,17 +89,44 @@ func (b *building) dockerfile(root *os.Root) (name string, files *staticfs.FS, e
 	if err != nil {
 		return "", nil, failed("%s cannot be read: %v", name, err)
 	}
-	files = staticfs.NewFS()
 	base := path.Base(name)
-	files.Add(base, &types.Stat{Mode: 0o644}, text)
+	files = recipe{base: text}
 	ignore, err := readBounded(root, name+".dockerignore")
 	switch {
 	case err == nil:
-		files.Add(base+".dockerignore", &types.Stat{Mode: 0o644}, ignore)
+		files[base+".dockerignore"] = ignore
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", nil, failed("%s.dockerignore cannot be read: %v", name, err)
 	}
 	return base, files, nil
+}
+
+// recipe is the Dockerfile and its ignore file as BuildKit reads them.
+type recipe map[string][]byte
+
+var _ fsutil.FS = recipe{}
+
+// Walk implements fsutil.FS.
+func (r recipe) Walk(_ context.Context, target string, fn fs.WalkDirFunc) error {
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		if t := rel(target); t != "." && t != name {
+			continue
+		}
+		st := &types.Stat{Path: name, Mode: 0o644, Size: int64(len(r[name]))}
+		if err := fn(name, &fsutil.DirEntryInfo{Stat: st}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Open implements fsutil.FS.
+func (r recipe) Open(name string) (io.ReadCloser, error) {
+	b, ok := r[rel(name)]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
 }
 
 // lone finds the only file of that name in other letters.
@@ -150,8 +181,54 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 // contextFS is the build context as BuildKit reads it. All goes through os.Root:
 // no link leads out of it, also when somebody changes it meanwhile.
 type contextFS struct {
-	root *os.Root
-	git  bool // .git is part of it
+	root  *os.Root
+	git   bool // .git is part of it
+	marks *marks
+}
+
+// marks are what the files of a context were when they were last walked. What
+// is sent is only what has another size or time than last time, so a file that
+// changed and has the same ones (those of a tar, say) gets another time, by a
+// billionth of a second.
+type marks struct {
+	mu sync.Mutex
+	by map[uint64]mark
+}
+
+type mark struct {
+	size, mtime, ctime int64
+	ino                uint64
+	more               int64 // nanoseconds
+}
+
+// time gives the time of a file that is to be sent.
+func (m *marks) time(name string, st *syscall.Stat_t) int64 {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, name)
+	now := mark{size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(), ino: st.Ino}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if was, ok := m.by[h.Sum64()]; ok {
+		now.more = was.more
+		if was.size == now.size && was.mtime == now.mtime && (was.ctime != now.ctime || was.ino != now.ino) {
+			now.more++
+		}
+	}
+	m.by[h.Sum64()] = now
+	return now.mtime + now.more
+}
+
+// contextMarks gives those of a context.
+func (r *room) contextMarks(key string) *marks {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.contexts == nil {
+		r.contexts = map[string]*marks{}
+	}
+	if r.contexts[key] == nil {
+		r.contexts[key] = &marks{by: map[uint64]mark{}}
+	}
+	return r.contexts[key]
 }
 
 var _ fsutil.FS = contextFS{}
@@ -162,7 +239,7 @@ func inContext(root *os.Root, spec engine.BuildSpec) (contextFS, error) {
 	if err != nil {
 		return contextFS{}, failed("the context %s is no directory of the source: %v", rel(spec.Context), err)
 	}
-	return contextFS{below, spec.KeepGit}, nil
+	return contextFS{root: below, git: spec.KeepGit}, nil
 }
 
 // Walk implements fsutil.FS. Everything belongs to root, as with docker. Pipes,
@@ -228,7 +305,11 @@ func (c contextFS) stat(name string, seen map[inode]string) (*types.Stat, error)
 		return nil, nil
 	}
 	st.Size = fi.Size()
-	if s, ok := fi.Sys().(*syscall.Stat_t); ok && s.Nlink > 1 {
+	s, ok := fi.Sys().(*syscall.Stat_t)
+	if ok && c.marks != nil {
+		st.ModTime = c.marks.time(name, s)
+	}
+	if ok && s.Nlink > 1 {
 		k := inode{uint64(s.Dev), s.Ino}
 		if first, ok := seen[k]; ok {
 			st.Linkname, st.Size = first, 0

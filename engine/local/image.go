@@ -275,11 +275,28 @@ func (s imageStore) Holds(ctx context.Context, prefix string) (map[string]string
 	return out, nil
 }
 
-// fresh keeps content, and what it refers to, from the collector for a day.
+// fresh keeps content, and what it refers to, from the collector for a day at
+// least. A lease of its own does it: the label that is said to expire content
+// (expireLabel) keeps nothing in the collector's eyes. Leases that are over the
+// collector takes itself.
 func (e *Engine) fresh(ctx context.Context, dgst digest.Digest) error {
-	_, err := e.content.Update(ctx, content.Info{Digest: dgst, Labels: freshLabels()}, "labels."+expireLabel)
+	id := fmt.Sprintf("%s%d-%s", freshPrefix, time.Now().Unix()/int64(freshFor.Seconds()), dgst)
+	l, err := e.leases.Create(ctx, leases.WithID(id), leases.WithExpiration(2*freshFor))
+	if errdefs.IsAlreadyExists(err) {
+		l, err = leases.Lease{ID: id}, nil
+	}
+	if err == nil {
+		err = e.leases.AddResource(ctx, l, leases.Resource{ID: dgst.String(), Type: "content"})
+	}
+	if err != nil {
+		return fmt.Errorf("keep %s for a while: %w", dgst, err)
+	}
+	_, err = e.content.Info(ctx, dgst) // the collector may have been faster
 	return err
 }
+
+// freshPrefix begins the leases of what came lately.
+const freshPrefix = "fresh-"
 
 func freshLabels() map[string]string {
 	return map[string]string{expireLabel: time.Now().Add(freshFor).UTC().Format(time.RFC3339)}

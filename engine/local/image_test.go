@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/opencontainers/go-digest"
 
 	"slipway/engine/enginetest"
 )
@@ -28,6 +29,17 @@ func (b *bench) collectNow(t testing.TB) {
 			t.Fatal(err)
 		}
 	}
+	list, err := b.leases.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if strings.HasPrefix(l.ID, freshPrefix) {
+			if err := b.leases.Delete(ctx, l); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	if _, err := b.meta.GarbageCollect(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -37,3 +49,5 @@ func lines(t testing.TB, dir string) string {
 	t.Helper()
 	return strings.Join(enginetest.Lines(t, dir, "oem"), "\n")
 }
+
+func digestOf(s string) string { return digest.FromString(s).String() }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"slipway/engine"
 	"slipway/engine/enginetest"
 )
@@ -23,7 +25,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 4 && os.Args[1] == "be-a-server" {
 		beServer(os.Args[2], os.Args[3], os.Args[4])
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m,
+		// BuildKit's: one sleeps for ever, the other 10 s after each build.
+		goleak.IgnoreAnyFunction("github.com/moby/buildkit/solver/llbsolver/history.NewQueue.func2"),
+		goleak.IgnoreAnyFunction("github.com/moby/buildkit/solver.(*Job).Discard.func1"))
 }
 
 // bench is one engine under test, on a directory of its own.
@@ -32,6 +37,7 @@ type bench struct {
 	t    testing.TB
 	dir  string // of the engine
 	logs string
+	opts []func(*Options)
 	base string // digest of the image with a shell
 	n    atomic.Int64
 }
@@ -58,9 +64,13 @@ func open(t testing.TB, opts ...func(*Options)) *bench {
 func (b *bench) reopen(opts ...func(*Options)) {
 	b.t.Helper()
 	o := Options{Dir: b.dir, Logger: slog.New(slog.NewTextHandler(testWriter{b.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))}
-	for _, f := range opts {
+	if opts != nil {
+		b.opts = opts
+	}
+	for _, f := range b.opts {
 		f(&o)
 	}
+	b.dir = o.Dir
 	e, err := Open(context.Background(), o)
 	if err != nil {
 		b.t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"slipway/crash"
 	"slipway/engine"
 	"slipway/engine/local/wire"
 )
@@ -129,7 +130,8 @@ func (m *monitors) monitor(rec record) *monitor {
 }
 
 // start starts the container of a record that is new. The monitor is also given
-// when the container could not start: then it has ended. An error means that
+// when the container could not start: then it has ended; and when the engine is
+// closed in the middle of it: then the next one knows more. An error means that
 // nothing was started and nothing is kept.
 func (m *monitors) start(rec record, cfg wire.Config) (*monitor, error) {
 	rec.Boot, rec.At = m.e.boot, time.Now()
@@ -166,14 +168,19 @@ func (mon *monitor) launch(cfg wire.Config) error {
 	if err := m.write(mon.record); err != nil {
 		return err
 	}
+	crash.At("engine: a start is noted")
 	conn, pid, err := m.spawn(cfg.Run)
 	if err != nil {
 		return fmt.Errorf("start the monitor: %w", err)
 	}
+	crash.At("engine: a monitor was started")
 	mon.child = pid
 	hello := mon.attach(conn, wire.Version)
 	started := mon.send(wire.Request{Op: wire.OpStart, Config: &cfg})
 	if r, ok := <-hello; !ok || r.Error != "" {
+		if m.e.closing.Load() {
+			return nil // the next server finds out how far it came
+		}
 		return fmt.Errorf("the monitor did not answer: %s%s", r.Error, mon.complaint())
 	}
 	r, ok := <-started
@@ -193,7 +200,7 @@ func (mon *monitor) launch(cfg wire.Config) error {
 	case <-mon.done:
 		return nil
 	case <-m.e.closed:
-		return errClosed
+		return nil // we hung up: it goes on, or the next server sees that it does not
 	}
 }
 
@@ -414,7 +421,6 @@ func (mon *monitor) killMillis(ms int64, why engine.Reason) {
 	if ms < 0 {
 		grace = mon.Grace
 	}
-	_, _ = mon.ask(wire.Request{Op: wire.OpKill, Grace: ms, Reason: string(why)})
 	t := time.AfterFunc(grace+hung, func() { // a child that does not do it is itself at fault
 		mon.mu.Lock()
 		pid := mon.child
@@ -435,6 +441,7 @@ func (mon *monitor) killMillis(ms int64, why engine.Reason) {
 		}
 		t.Stop()
 	}()
+	_, _ = mon.ask(wire.Request{Op: wire.OpKill, Grace: ms, Reason: string(why)})
 }
 
 // dismiss lets the child of an ended container go, when it has cleaned up; if

@@ -158,6 +158,9 @@ func (e *Engine) newInstance(ctx context.Context, owner engine.Owner, s engine.S
 	}
 	crash.At("engine: an instance was started")
 	e.watch(mon)
+	if e.closing.Load() {
+		return errClosed
+	}
 	e.notify(owner)
 	return nil
 }

@@ -26,7 +26,6 @@ import (
 	"github.com/moby/buildkit/solver/llbsolver/proc"
 	provenancetypes "github.com/moby/buildkit/solver/llbsolver/provenance/types"
 	"github.com/moby/buildkit/util/archutil"
-	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/test/bufconn"
@@ -38,13 +37,15 @@ import (
 const statusTime = 5 * time.Second
 
 // solve lets BuildKit work, in this process, without its control service.
-func (b *building) solve(ctx context.Context, dockerfile string, recipe, context_ fsutil.FS) error {
+func (b *building) solve(ctx context.Context, dockerfile string, files recipe, tree contextFS) error {
 	r := b.room
-	sess, err := session.NewSession(ctx, b.sharedKey())
+	key := b.sharedKey()
+	tree.marks = r.contextMarks(key)
+	sess, err := session.NewSession(ctx, key)
 	if err != nil {
 		return &machinery{err}
 	}
-	sess.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": context_, "dockerfile": recipe}))
+	sess.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": tree, "dockerfile": files}))
 	values := map[string][]byte{}
 	for _, s := range b.spec.Secrets {
 		values[s.ID] = s.Value
@@ -96,13 +97,14 @@ func (b *building) solve(ctx context.Context, dockerfile string, recipe, context
 }
 
 // sharedKey tells which earlier context of the workspace is compared with, so
-// that only what is different is copied.
+// that only what is different is copied. It is another one whenever the room is
+// opened: what was before is not known then.
 func (b *building) sharedKey() string {
 	from := b.spec.Source.Volume
 	if from == "" {
 		from = "archive " + b.spec.Name
 	}
-	return from + " " + rel(b.spec.Context)
+	return b.room.opened + " " + from + " " + rel(b.spec.Context)
 }
 
 // dial connects a session to its manager.
@@ -111,7 +113,7 @@ func (r *room) dial(ctx context.Context, _ string, meta map[string][]string) (ne
 	go func() {
 		defer l.Close()
 		if conn, err := l.Accept(); err == nil {
-			_ = r.sessions.HandleConn(context.WithoutCancel(ctx), conn, meta)
+			_ = r.sessions.HandleConn(ctx, conn, meta) // ctx is the session's
 		}
 	}()
 	return l.DialContext(ctx)
@@ -184,7 +186,6 @@ func (h handing) handOver(ctx context.Context, src *exporter.Source, sid, dgst s
 		return err
 	}
 	h.b.result = dgst
-	h.b.log.note(strings.TrimSpace("image " + dgst + " " + h.b.spec.Name))
 	return nil
 }
 

@@ -136,19 +136,6 @@ func (e *Engine) releaseView(name string) {
 	}
 }
 
-// dropIdleViews lets go of all views that no container uses.
-func (e *Engine) dropIdleViews() {
-	e.views.mu.Lock()
-	defer e.views.mu.Unlock()
-	for name, v := range e.views.by {
-		if v.users == 0 && v.idle != nil {
-			v.idle.Stop()
-			delete(e.views.by, name)
-			e.releaseView(name)
-		}
-	}
-}
-
 // openViews takes the views that running containers use, and lets the others go.
 func (e *Engine) openViews(ctx context.Context) error {
 	e.views.by = map[string]*view{}
