@@ -235,7 +235,9 @@ func (e *Engine) openRuns() {
 				r.exit, r.kept = exitOf(mon.exit), true
 				close(r.done)
 				close(r.over)
-				_ = os.RemoveAll(e.monitors.run(mon.Name))
+				if mon.conn != nil {
+					_ = mon.dismiss()
+				}
 				continue
 			}
 		default:
