@@ -48,6 +48,7 @@ var knows = map[string][]string{
 	"example":           {},
 	"example/hello":     {},
 	"bench/probe":       {},
+	"e2e/probe":         {},
 	"bench":             nil,
 	"e2e":               nil,
 }

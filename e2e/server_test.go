@@ -19,8 +19,9 @@ import (
 	"slipway/cli"
 )
 
-// binary is the program under test, built once with the race detector.
-var binary string
+// binary is the program under test, built once with the race detector, and
+// probeProgram what it runs.
+var binary, probeProgram string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -38,6 +39,13 @@ func TestMain(m *testing.M) {
 				fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 				return 1
 			}
+		}
+		probeProgram = filepath.Join(dir, "probe")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", probeProgram, "slipway/e2e/probe")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build the probe: %v\n%s", err, out)
+			return 1
 		}
 		return m.Run()
 	}())
@@ -72,6 +80,12 @@ func newServer(t *testing.T, flags ...string) *server {
 			t.Logf("the server said:\n%s", tail(s.said(), 80))
 		}
 		s.stopAll()
+		b, _ := os.ReadFile(filepath.Join(s.data, "ingress", "ingress.log"))
+		for who, text := range map[string]string{"server": s.said(), "ingress process": string(b)} {
+			if i := max(strings.Index(text, "DATA RACE"), strings.Index(text, "panic: "), strings.Index(text, "fatal error: ")); i >= 0 {
+				t.Errorf("the %s said: %s", who, text[max(0, i-100):min(len(text), i+4000)])
+			}
+		}
 		if left := s.leaks(); len(left) > 0 {
 			t.Errorf("left on the host after stop --all:\n%s", strings.Join(left, "\n"))
 		}
@@ -123,7 +137,7 @@ func (s *server) launch(env []string, flags ...string) {
 	gone := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
-		close(gone)
+		close(gone) // after it, cmd.ProcessState is there
 	}()
 	s.mu.Lock()
 	s.cmd, s.gone = cmd, gone
@@ -134,10 +148,16 @@ func (s *server) launch(env []string, flags ...string) {
 func (s *server) start(env []string, flags ...string) {
 	s.t.Helper()
 	s.launch(env, flags...)
-	until(s.t, 30*time.Second, "the server is ready", func() error {
+	s.ready()
+}
+
+// ready waits until the server is, and learns its token.
+func (s *server) ready() {
+	s.t.Helper()
+	until(s.t, time.Minute, "the server is ready", func() error {
 		select {
 		case <-s.gone:
-			s.t.Fatalf("the server ended at its start:\n%s", tail(s.said(), 30))
+			s.t.Fatalf("the server ended at its start (%v):\n%s", s.cmd.ProcessState, tail(s.said(), 30))
 		default:
 		}
 		res, err := http.Get(s.URL + "/readyz")

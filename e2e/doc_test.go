@@ -1,0 +1,14 @@
+// Package e2e drives the real program: a server of its own for each test, real
+// git, real containers, kill -9, and a look at what is left on the host.
+//
+//	server_test.go  a server on a data directory: start, kill, stop
+//	leaks_test.go   what of it is on the host
+//	world_test.go   what clients do: projects, pipelines, pushes, stacks
+//	prober_test.go  asks a hosted service all the time
+//	crash_test.go   a kill -9 at every place that crash.At marks
+//	kills_test.go   kills of everything else, SIGTERM, interrupted transfers
+//	start_test.go   starts that fail, and the small commands
+//
+// The places of the crash test are found by running its scenario once; a new
+// crash.At is tested by being reached.
+package e2e
