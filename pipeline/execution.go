@@ -40,6 +40,7 @@ type Execution struct {
 	Mode      string
 	By        int64 // user
 	Created   time.Time
+	Twin      int // how many of the project were made in the same second before
 	Started   time.Time
 	Finished  time.Time
 

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
+	"time"
 
 	"slipway/access"
 	"slipway/db"
@@ -20,8 +22,24 @@ type Search struct {
 	Limit     int
 }
 
-// Version names an execution by the second it was made in: "v20150528.111327".
-func (x Execution) Version() string { return "v" + x.Created.UTC().Format("20060102.150405") }
+// Version names an execution by the second it was made in: "v20150528.111327",
+// and the second one that its project made in that second with "-2" at the end.
+func (x Execution) Version() string {
+	v := "v" + x.Created.UTC().Format("20060102.150405")
+	if x.Twin > 0 {
+		v += "-" + strconv.Itoa(x.Twin+1)
+	}
+	return v
+}
+
+// twins counts the executions that a project made in the same second.
+func twins(tx *db.Tx, pr project.ID, at time.Time) (n int, err error) {
+	at = at.Truncate(time.Second)
+	// The plus makes SQLite take the index on created.
+	err = tx.QueryRow(`SELECT COUNT(*) FROM executions WHERE created >= ? AND created < ?
+		AND +pipeline IN (SELECT id FROM pipelines WHERE project = ?)`, db.Micros(at), db.Micros(at.Add(time.Second)), pr).Scan(&n)
+	return n, err
+}
 
 // Search lists executions with their actions, newest first, and tells how many
 // there are in all.

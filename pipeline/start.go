@@ -162,7 +162,10 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 	if err != nil {
 		return err
 	}
-	input, err := json.Marshal(input{Start: in, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
+	if x.Twin, err = twins(tx, x.Project, x.Created); err != nil {
+		return err
+	}
+	input, err := json.Marshal(input{Start: in, Twin: x.Twin, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
 	if err != nil {
 		return err
 	}
