@@ -193,12 +193,12 @@ func (c *checkout) parts(refs string) (map[string]part, error) {
 
 // change brings the files, then .git, to the commit.
 func (c *checkout) change(ctx context.Context, refs string) error {
-	old, lost := c.index, []string(nil)
+	old := c.index
 	now, err := c.readTree(ctx)
 	if err != nil {
 		return err
 	}
-	lost = now.inherit(old)
+	lost := now.inherit(old)
 	c.index = now
 	lines, err := c.notes(ctx)
 	if err != nil {

@@ -198,8 +198,8 @@ func TestGitKilledDuringFetch(t *testing.T) {
 	t.Parallel()
 	l := newLinked(t)
 	dir := l.here.sources.mirrorPath(l.q.ID)
-	for i := range 10 {
-		for n := range 200 {
+	for i := range 6 {
+		for n := range 60 {
 			l.c.write(fmt.Sprintf("f%d", n), fmt.Sprint(i, n, rand.Uint64()))
 		}
 		hash := l.push(fmt.Sprint(i))

@@ -31,7 +31,7 @@ type print struct {
 }
 
 func printOf(st *unix.Stat_t, from string) print {
-	return print{int64(st.Ino), st.Size, st.Ctim.Nano(), st.Mtim.Nano(), from} //nolint:unconvert // 32-bit machines
+	return print{int64(st.Ino), st.Size, st.Ctim.Nano(), st.Mtim.Nano(), from}
 }
 
 func (p part) source() (string, error) {

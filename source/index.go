@@ -214,19 +214,16 @@ func union(x, y *index) *index {
 	u.raw = append(u.raw, "DIRC\x00\x00\x00\x02\x00\x00\x00\x00"...)
 	i, j := 0, 0
 	for i < len(x.entries) || j < len(y.entries) {
-		from, e := x, entry{}
-		switch {
-		case j == len(y.entries) || i < len(x.entries) && x.entries[i].path <= y.entries[j].path:
-			e = x.entries[i]
-			if j < len(y.entries) && y.entries[j].path == e.path {
+		if j == len(y.entries) || i < len(x.entries) && x.entries[i].path <= y.entries[j].path {
+			if j < len(y.entries) && y.entries[j].path == x.entries[i].path {
 				j++
 			}
+			u.add(x.entries[i], x.stat(i))
 			i++
-		default:
-			from, e = y, y.entries[j]
+		} else {
+			u.add(y.entries[j], y.stat(j))
 			j++
 		}
-		u.add(e, from.raw[e.at:e.at+statSize])
 	}
 	binary.BigEndian.PutUint32(u.raw[8:], uint32(len(u.entries)))
 	return &u

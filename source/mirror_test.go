@@ -73,8 +73,14 @@ func TestMirror(t *testing.T) {
 	l.c.git("tag", "-a", "-m", "t", "v1", hashes[2])
 	l.c.git("push", "-q", l.at("web"), "v1", hashes[1]+":refs/heads/old")
 	for _, step := range []struct{ branch, revision, want string }{
-		{"", "", hashes[4]}, {"", "HEAD", hashes[4]}, {"old", "HEAD", hashes[1]}, {"", "v1", hashes[2]}, {"", "refs/tags/v1", hashes[2]},
-		{"", "old", hashes[1]}, {"", hashes[0], hashes[0]}, {"main", hashes[3][:9], hashes[3]},
+		{"", "", hashes[4]},
+		{"", "HEAD", hashes[4]},
+		{"old", "HEAD", hashes[1]},
+		{"", "v1", hashes[2]},
+		{"", "refs/tags/v1", hashes[2]},
+		{"", "old", hashes[1]},
+		{"", hashes[0], hashes[0]},
+		{"main", hashes[3][:9], hashes[3]},
 	} {
 		c, err := l.here.sources.Resolve(t.Context(), l.q.ID, step.branch, step.revision)
 		if err != nil || c.Revision != step.want {

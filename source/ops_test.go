@@ -39,9 +39,22 @@ func TestResolve(t *testing.T) {
 	s.c.git("tag", "-a", "-m", "t", "v1.0", one)
 	s.c.git("push", "-q", s.at("web"), "v1.0")
 	for _, q := range []struct{ branch, revision, want string }{
-		{"", "", two}, {"", "HEAD", two}, {"HEAD", "HEAD", two}, {"main", "", two}, {"feature/x", "HEAD", one}, {"refs/heads/feature/x", "HEAD", one},
-		{"", "main", two}, {"", "feature/x", one}, {"", "refs/heads/feature/x", one}, {"", "v1.0", one}, {"", "refs/tags/v1.0", one},
-		{"", one, one}, {"", one[:8], one}, {"main", one, one}, {"", two[:7], one}, {"", " main ", two},
+		{"", "", two},
+		{"", "HEAD", two},
+		{"HEAD", "HEAD", two},
+		{"main", "", two},
+		{"feature/x", "HEAD", one},
+		{"refs/heads/feature/x", "HEAD", one},
+		{"", "main", two},
+		{"", "feature/x", one},
+		{"", "refs/heads/feature/x", one},
+		{"", "v1.0", one},
+		{"", "refs/tags/v1.0", one},
+		{"", one, one},
+		{"", one[:8], one},
+		{"main", one, one},
+		{"", two[:7], one},
+		{"", " main ", two},
 	} {
 		c, err := ask(q.branch, q.revision)
 		if err != nil || c.Revision != q.want {
@@ -49,8 +62,21 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	for _, q := range [][2]string{
-		{"none", "HEAD"}, {"", "none"}, {"", "HEAD~1"}, {"", "main^"}, {"", "main@{1}"}, {"", ":/two"}, {"", "main:f"}, {"", "-x"}, {"", "--all"}, {"", "a\nb"},
-		{"", "refs/slipway/x"}, {"", ".."}, {"", strings.Repeat("ab", 20)}, {"a b", "HEAD"}, {"", "0"},
+		{"none", "HEAD"},
+		{"", "none"},
+		{"", "HEAD~1"},
+		{"", "main^"},
+		{"", "main@{1}"},
+		{"", ":/two"},
+		{"", "main:f"},
+		{"", "-x"},
+		{"", "--all"},
+		{"", "a\nb"},
+		{"", "refs/slipway/x"},
+		{"", ".."},
+		{"", strings.Repeat("ab", 20)},
+		{"a b", "HEAD"},
+		{"", "0"},
 	} {
 		if c, err := ask(q[0], q[1]); !errdefs.IsNotFound(err) {
 			t.Errorf("%q: %v, %v", q, c, err)

@@ -199,17 +199,15 @@ type held4 struct {
 
 func (h *held4) Write(b []byte) (int, error) {
 	h.n += int64(len(b))
-	all := append(h.last, b...)
-	if keep := len(all) - 4; keep > 0 {
-		_, err := h.w.Write(all[:keep])
-		h.last = append([]byte(nil), all[keep:]...)
+	h.last = append(h.last, b...)
+	if keep := len(h.last) - 4; keep > 0 {
+		_, err := h.w.Write(h.last[:keep])
+		h.last = append([]byte(nil), h.last[keep:]...)
 		if err != nil {
 			// The client is gone; what it pushed counts all the same.
 			h.w = io.Discard
 		}
-		return len(b), nil
 	}
-	h.last = all
 	return len(b), nil
 }
 

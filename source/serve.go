@@ -155,11 +155,12 @@ func (s *Sources) serve(w http.ResponseWriter, r *http.Request, by access.Actor)
 		return err
 	}
 	var dir string
-	if remote == nil {
+	switch {
+	case remote == nil:
 		dir, err = s.own(p.ID)
-	} else if a.command == "receive-pack" {
+	case a.command == "receive-pack":
 		return &refusal{http.StatusForbidden, "this project mirrors " + redact(remote.URL) + ": push there"}
-	} else {
+	default:
 		dir, err = s.wholeMirror(r.Context(), p.ID, remote, a.advertise)
 	}
 	if err != nil {

@@ -351,6 +351,11 @@ func TestPatience(t *testing.T) {
 	// One that waits for the lock longer than it may be silent.
 	k, err := w.sources.locks.take(t.Context(), w.sources.repoLock(p.ID), false)
 	must(t, err)
+	defer func() {
+		if k != nil {
+			k.release()
+		}
+	}()
 	done := make(chan string, 1)
 	go func() {
 		out, err := c.try("push", w.at("web"), "HEAD:main")
@@ -361,10 +366,11 @@ func TestPatience(t *testing.T) {
 	}()
 	select {
 	case out := <-done:
-		t.Errorf("pushed under the lock: %s", out)
+		t.Fatalf("an end under the lock: %s", out)
 	case <-time.After(3 * w.sources.idle):
 	}
 	k.release()
+	k = nil
 	if out := <-done; out != "" {
 		t.Errorf("push: %s", out)
 	}

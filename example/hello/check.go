@@ -19,7 +19,8 @@ func check(ctx context.Context) error {
 	defer cancel()
 	data := filepath.Join(env("TMPDIR", "/"), fmt.Sprintf("hello-check-%d", os.Getpid()))
 	defer os.RemoveAll(data)
-	serving, stop := context.WithCancel(ctx)
+	serving, cancelServing := context.WithCancelCause(ctx)
+	stop := func() { cancelServing(errors.New("the check is over")) }
 	defer stop()
 	addr, ended := make(chan string, 1), make(chan error, 1)
 	go func() { ended <- serve(serving, "127.0.0.1:0", data, func(a string) { addr <- a }) }()

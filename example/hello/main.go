@@ -30,6 +30,10 @@ var pageText string
 
 func main() {
 	log.SetFlags(0)
+	os.Exit(run())
+}
+
+func run() int {
 	command := "serve"
 	if len(os.Args) > 1 {
 		command = os.Args[1]
@@ -44,12 +48,13 @@ func main() {
 		err = check(ctx)
 	default:
 		log.Printf("usage: hello [serve|check]")
-		os.Exit(2)
+		return 2
 	}
 	if err != nil {
 		log.Printf("hello: %v", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func env(name, otherwise string) string {
