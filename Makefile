@@ -22,7 +22,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 run: build ## build, serve on 127.0.0.1:8080, run the demo and stay up (data in ./.run)
-	bin/slipway serve --data-dir .run --listen 127.0.0.1:8080 --ingress-http 127.0.0.1:8081 --ingress-https 127.0.0.1:8444 --demo
+	bin/slipway serve --data-dir .run --listen 127.0.0.1:8080 --ingress-http 127.0.0.1:8081 --ingress-https 127.0.0.1:8444 --log-level warn --demo
 
 demo: build ## the same on free ports in a temporary folder, checked, then everything stopped
 	bin/slipway demo --own

@@ -29,8 +29,11 @@ func TestServesATable(t *testing.T) {
 	wantGet(t, c, "http://a.example/", 404, "a.example")
 	web, api := backend(t, say("web")), backend(t, say("api"))
 	set(t, p, table(1, map[string][]Route{"a.example": {
-		{Path: "/api", Backends: to(api)[0].Backends}, {Path: "/old", Redirect: "https://b.example/x"},
-		{Path: "/page", Page: true}, {Path: "/off", Why: "the service is not running", Name: "worker"}, {Path: "/", Backends: to(web)[0].Backends},
+		{Path: "/api", Backends: to(api)[0].Backends},
+		{Path: "/old", Redirect: "https://b.example/x"},
+		{Path: "/page", Page: true},
+		{Path: "/off", Why: "the service is not running", Name: "worker"},
+		{Path: "/", Backends: to(web)[0].Backends},
 	}}))
 	wantGet(t, c, "http://a.example/", 200, "web")
 	wantGet(t, c, "http://A.EXAMPLE.:80/apix", 200, "web")

@@ -24,8 +24,11 @@ func TestBuild(t *testing.T) {
 	at := time.Unix(1000, 0)
 	all := []Ingress{
 		{ID: "1", Project: "p", Hostname: "a.example", Enabled: true, Created: at, Paths: []Path{
-			{Path: "/", Service: webID, Port: "80/tcp"}, {Path: "/api/", Service: apiID, Port: "9000/tcp"},
-			{Path: "/api/v2", URL: "https://b.example/"}, {Path: "/page", DefaultPage: true}, {Path: "/wrong", Service: webID, Port: "81/tcp"},
+			{Path: "/", Service: webID, Port: "80/tcp"},
+			{Path: "/api/", Service: apiID, Port: "9000/tcp"},
+			{Path: "/api/v2", URL: "https://b.example/"},
+			{Path: "/page", DefaultPage: true},
+			{Path: "/wrong", Service: webID, Port: "81/tcp"},
 		}},
 		{ID: "2", Project: "p", Hostname: "off.example", Created: at, Paths: []Path{{Path: "/", Service: webID, Port: "80/tcp"}}},
 		{ID: "3", Project: "q", Hostname: "q.example", Enabled: true, Created: at, Paths: []Path{{Path: "/", Service: webID, Port: "80/tcp"}}},

@@ -176,7 +176,8 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		event = "PUSH"
 	}
 	out := [][2]string{
-		{"BUDDY", "true"}, {"CI", "true"},
+		{"BUDDY", "true"},
+		{"CI", "true"},
 		{"BUDDY_WORKSPACE_ID", a.Domain},
 		{"BUDDY_WORKSPACE_DOMAIN", a.Domain},
 		{"BUDDY_PROJECT_NAME", a.Project},

@@ -209,7 +209,8 @@ func TestAdmit(t *testing.T) {
 			{ID: "b", Pipeline: 1, Queued: at(2)}, {ID: "a", Pipeline: 1, Queued: at(1)},
 		}, nil, Limits{}, "a", ""},
 		{"a newer one of higher priority", []Waiting{
-			{ID: "a", Pipeline: 1, Queued: at(1), Priority: Low}, {ID: "b", Pipeline: 2, Queued: at(2), Priority: High, Class: ClassRun},
+			{ID: "a", Pipeline: 1, Queued: at(1), Priority: Low},
+			{ID: "b", Pipeline: 2, Queued: at(2), Priority: High, Class: ClassRun},
 			{ID: "c", Pipeline: 3, Queued: at(0), Class: ClassRun},
 		}, nil, Limits{Runs: 1}, "b a", ""},
 		{"who has begun comes first", []Waiting{

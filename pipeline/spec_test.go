@@ -126,7 +126,8 @@ func TestMounts(t *testing.T) {
 		{Run{NoMount: true, Mounts: []string{"/:/x"}}, nil, "", false},
 		{Run{Mounts: []string{"/:/buddy/mount/directory"}}, []engine.Mount{{Volume: "fs-1", Path: "/", Target: "/buddy/mount/directory"}}, "/buddy/mount/directory", false},
 		{Run{Mounts: []string{"out:$D", "/:/src", "cache:/c:ro"}}, []engine.Mount{
-			{Volume: "fs-1", Path: "/out", Target: "/data"}, {Volume: "fs-1", Path: "/", Target: "/src"},
+			{Volume: "fs-1", Path: "/out", Target: "/data"},
+			{Volume: "fs-1", Path: "/", Target: "/src"},
 			{Volume: "fs-1", Path: "/cache", Target: "/c", ReadOnly: true},
 		}, "/src", false},
 		{Run{Mounts: []string{"../../etc:/x"}}, []engine.Mount{{Volume: "fs-1", Path: "/etc", Target: "/x"}}, "/x", false},
@@ -311,10 +312,14 @@ func TestValidate(t *testing.T) {
 		{Action{Name: "x", Run: &Run{Image: "a", Tag: "b", Mounts: []string{"x", "/:rel"}}}, "volume_mappings.0 volume_mappings.1"},
 		{Action{Name: "x", Build: &Build{}}, "dockerfile_path"},
 		{Action{Name: "x", Build: &Build{Multi: true}}, ""},
-		{Action{Name: "x", Timeout: -1, Retries: -1, When: "X", RunNext: "Y", FirstFailureOnly: true, Run: &Run{Image: "a", Tag: "b"}},
-			"trigger_time run_next run_only_on_first_failure timeout retry_count"},
-		{Action{Name: "x", Timeout: MaxTimeout + 1, Build: &Build{Multi: true, Provenance: "x", CacheMode: "y", Args: []string{"=1"}, Secrets: []BuildSecret{{Type: "z"}}}},
-			"timeout build_args.0 secrets.0.id secrets.0.value secrets.0.type provenance cache_mode"},
+		{
+			Action{Name: "x", Timeout: -1, Retries: -1, When: "X", RunNext: "Y", FirstFailureOnly: true, Run: &Run{Image: "a", Tag: "b"}},
+			"trigger_time run_next run_only_on_first_failure timeout retry_count",
+		},
+		{
+			Action{Name: "x", Timeout: MaxTimeout + 1, Build: &Build{Multi: true, Provenance: "x", CacheMode: "y", Args: []string{"=1"}, Secrets: []BuildSecret{{Type: "z"}}}},
+			"timeout build_args.0 secrets.0.id secrets.0.value secrets.0.type provenance cache_mode",
+		},
 		{Action{Name: "x", Run: &Run{Image: "a", Tag: "b", Registry: Registry{Kind: "NO", Username: "u"}}}, "docker_registry password"},
 		{Action{Name: "x", Run: &Run{Image: "a", Tag: "b", Registry: Registry{Kind: OtherRegistry, Password: "u"}}}, "login registry"},
 		{Action{Name: "x", Run: &Run{Image: "a", Tag: "b"}, Variables: []Variable{{Key: "1"}, {Type: "X"}}}, "variables.0.key variables.1.key variables.1.type"},

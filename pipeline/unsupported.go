@@ -56,8 +56,12 @@ func unsupportedVariables(vs []Variable) []string {
 			is   bool
 			name string
 		}{
-			{v.Settable, "settable"}, {v.RunOnlySettable, "run_only_settable"}, {v.InitPath != "", "init_path"},
-			{v.Defaults != "", "defaults"}, {v.Password != "", "password"}, {v.Passphrase != "", "passphrase"},
+			{v.Settable, "settable"},
+			{v.RunOnlySettable, "run_only_settable"},
+			{v.InitPath != "", "init_path"},
+			{v.Defaults != "", "defaults"},
+			{v.Password != "", "password"},
+			{v.Passphrase != "", "passphrase"},
 			{v.KeyIdentifier != "", "key_identifier"},
 		} {
 			if f.is {

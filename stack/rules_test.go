@@ -95,8 +95,10 @@ func TestStatusTable(t *testing.T) {
 		"again and again":              {w: Wanted{Policy: Always, History: looping}, want: Error, says: "ends again and again, at last: exited with code 7; it is still tried"},
 		"again and again, started":     {w: Wanted{Policy: Always, History: looping}, have: []engine.Instance{up(3, "new.1", time.Second)}, want: Error},
 		"again and again, then steady": {w: Wanted{Policy: Always, History: looping}, have: []engine.Instance{up(3, "new.1", steady)}, want: Running},
-		"a replacement that does not start": {w: Wanted{Policy: Always, Ran: true, History: failed}, have: []engine.Instance{up(1, "old.1", time.Hour)}, want: Error,
-			says: "exited with code 7; the earlier container still serves", fail: true},
+		"a replacement that does not start": {
+			w: Wanted{Policy: Always, Ran: true, History: failed}, have: []engine.Instance{up(1, "old.1", time.Hour)}, want: Error,
+			says: "exited with code 7; the earlier container still serves", fail: true,
+		},
 		"out of memory":     {w: Wanted{Policy: Always, History: History{N: 1, Hash: "new.1", OOM: true, Code: 137}}, want: Starting, says: "ran out of memory; it is started again"},
 		"the machinery":     {w: Wanted{Policy: RestartNo, History: History{N: 1, Hash: "new.1", Code: -1, Reason: notStarted, Message: "could not be started: x"}}, want: Starting},
 		"the host":          {w: Wanted{Policy: Always, History: History{N: 1, Hash: "new.1", Code: -1, Reason: engine.ReasonHost}}, want: Starting, says: "the host was restarted; it is started again"},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
 )
 
 // RuncVersion is that of the runc which is built in; build-runc.sh builds it.
@@ -68,4 +67,3 @@ func (e *Engine) Check(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
-
