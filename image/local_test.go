@@ -134,6 +134,10 @@ func live(t *testing.T, dir, crash string) lifeOf {
 		_ = cmd.Wait()
 		t.Fatalf("the registry does not start: %v", err)
 	}
+	t.Cleanup(func() { // when the test ended early
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	return lifeOf{cmd, strings.TrimSpace(line)}
 }
 
@@ -143,6 +147,12 @@ func live(t *testing.T, dir, crash string) lifeOf {
 func TestKilledRegistry(t *testing.T) {
 	dir := t.TempDir()
 	img := randomImage(t, 2000, 2)
+	t.Cleanup(func() { // after the cleanups of all lives
+		last := live(t, dir, "")
+		_, _ = http.Get(last.url + "/wipe")
+		_ = last.cmd.Wait()
+		http.DefaultClient.CloseIdleConnections()
+	})
 	first := live(t, dir, "")
 	secret, err := os.ReadFile(filepath.Join(dir, "token"))
 	if err != nil {
@@ -155,7 +165,6 @@ func TestKilledRegistry(t *testing.T) {
 	}
 	_ = first.cmd.Process.Kill()
 	_ = first.cmd.Wait()
-	last := lifeOf{}
 	for n, place := range []string{
 		"image: upload begun", "image: blob stored", "image: blob stored#3", "image: manifest stored",
 		"image: held before its row", "image: manifest pushed", "image: hold released",
@@ -178,7 +187,7 @@ func TestKilledRegistry(t *testing.T) {
 		if killed.cmd.ProcessState.Success() || !strings.Contains(killed.cmd.ProcessState.String(), "killed") {
 			t.Errorf("%s: ended with %s", place, killed.cmd.ProcessState)
 		}
-		last = live(t, dir, "")
+		last := live(t, dir, "")
 		if err := crane.Push(next, host(last)+ref, opts...); err != nil {
 			t.Errorf("%s: push again: %v", place, err)
 		}
@@ -205,12 +214,7 @@ func TestKilledRegistry(t *testing.T) {
 			}
 			return k == 0
 		})
-		if n < 6 {
-			_ = last.cmd.Process.Kill()
-			_ = last.cmd.Wait()
-		}
+		_ = last.cmd.Process.Kill()
+		_ = last.cmd.Wait()
 	}
-	_, _ = http.Get(last.url + "/wipe")
-	_ = last.cmd.Wait()
-	http.DefaultClient.CloseIdleConnections()
 }
