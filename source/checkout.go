@@ -450,52 +450,6 @@ func (c *checkout) sweepStaging() error {
 	return nil
 }
 
-// notes says what of the commit a work tree does not get.
-func (c *checkout) notes(ctx context.Context) ([]string, error) {
-	list, err := c.s.git.objects(ctx, c.repo, maxCommit, c.spec.Revision+"^{commit}")
-	if err != nil {
-		return nil, err
-	}
-	if len(list) != 1 || list[0].kind != "commit" {
-		return nil, fmt.Errorf("commit: %w", errdefs.ErrNotFound)
-	}
-	where := "detached"
-	if c.spec.Branch != "" {
-		where = c.spec.Branch
-	}
-	lines := []string{fmt.Sprintf("Checked out %s (%s): %s", c.spec.Revision, where, parseCommit("", list[0].data).Subject)}
-	var attributes []string
-	for _, e := range c.index.entries {
-		if e.mode == modeModule {
-			lines = append(lines, "Submodule "+e.path+" is not fetched: its folder stays empty")
-		}
-		if e.path == ".gitattributes" || strings.HasSuffix(e.path, "/.gitattributes") {
-			attributes = append(attributes, e.hex())
-		}
-	}
-	if len(attributes) > 0 {
-		list, err := c.s.git.objects(ctx, c.repo, maxCommit, attributes...)
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range list {
-			if bytes.Contains(o.data, []byte("filter=lfs")) {
-				return append(lines, "Git LFS is not fetched: files that .gitattributes gives to it are pointers only"), nil
-			}
-		}
-	}
-	return lines, nil
-}
-
-func (c *checkout) say(lines []string) {
-	if c.spec.Out == nil {
-		return
-	}
-	for _, l := range lines {
-		c.spec.Out(l)
-	}
-}
-
 // replace writes a file that is there whole or not at all.
 func replace(name string, data []byte) error {
 	tmp := name + ".tmp"
