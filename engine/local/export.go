@@ -19,7 +19,7 @@ import (
 // It may be done again: the layer is removed only after it.
 func (e *Engine) exportRun(rec record) error {
 	to := *rec.Export
-	v, err := e.view(context.Background(), rec.Image, rec.Platform)
+	v, err := e.view(e.ctx, rec.Image, rec.Platform)
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
@@ -48,7 +48,7 @@ func (e *Engine) exportRun(rec record) error {
 	}
 	// Always the same name: what a killed server left is overwritten.
 	tmp := path.Join(path.Dir(name), ".export-"+rec.Name)
-	if err := writeTar(at, vol, tmp); err != nil {
+	if err := writeTar(e.ctx, at, vol, tmp); err != nil {
 		_ = vol.Remove(tmp)
 		return fmt.Errorf("export to %s: %w", to.Path, err)
 	}
@@ -60,7 +60,7 @@ func (e *Engine) exportRun(rec record) error {
 }
 
 // writeTar packs a directory into a file of a volume, durably.
-func writeTar(from string, vol *os.Root, name string) error {
+func writeTar(ctx context.Context, from string, vol *os.Root, name string) error {
 	src, err := os.OpenRoot(from)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func writeTar(from string, vol *os.Root, name string) error {
 	b := bufio.NewWriterSize(f, 1<<20)
 	t := tar.NewWriter(b)
 	p := packer{root: src, t: t, links: map[inode]string{}}
-	err = p.dir(context.Background(), ".")
+	err = p.dir(ctx, ".")
 	if err == nil {
 		err = errors.Join(t.Close(), b.Flush(), f.Sync())
 	}

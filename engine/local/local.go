@@ -91,12 +91,15 @@ type Engine struct {
 	services services
 	builder  *builder // see build.go
 
-	closing atomic.Bool
-	closed  chan struct{} // closed when the engine is going away
-	clean   bool          // all parts came up, so Close may say that the stores are whole
-	ending  sync.WaitGroup
-	lock    *os.File
-	closers []func()
+	closing   atomic.Bool
+	ctx       context.Context // ends with it, too
+	cancel    context.CancelCauseFunc
+	closed    chan struct{}  // closed when the engine is going away
+	clean     bool           // all parts came up, so Close may say that the stores are whole
+	ending    sync.WaitGroup // what begin let in
+	beginning sync.Mutex
+	lock      *os.File
+	closers   []func()
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -120,6 +123,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	}
 	once()
 	e := &Engine{opts: o, log: o.Logger.With("room", "engine"), dir: o.Dir, inst: instance(o.Dir), boot: bootID(), closed: make(chan struct{})}
+	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	e.builder = newBuilder(e)
 	e.run = "/run/slipway-" + e.inst // short: a socket path may have 107 bytes
 	e.runcRoot = filepath.Join(e.run, "runc")
@@ -204,16 +208,20 @@ func (e *Engine) start(ctx context.Context) error {
 // Close leaves all containers running. Calls that are under way should have
 // been detached before.
 func (e *Engine) Close() error {
-	if !e.closing.CompareAndSwap(false, true) {
+	e.beginning.Lock()
+	again := e.closing.Swap(true)
+	e.beginning.Unlock()
+	if again {
 		return nil
 	}
 	close(e.closed)
+	e.cancel(errClosed)
 	if e.monitors != nil {
-		e.monitors.close()
+		e.monitors.hangUp()
 	}
 	e.ending.Wait()
 	if e.monitors != nil {
-		e.monitors.close() // who was just being started
+		e.monitors.close()
 	}
 	e.closeViews()
 	var err error
@@ -233,6 +241,18 @@ func (e *Engine) Close() error {
 		err = errors.Join(err, e.lock.Close())
 	}
 	return err
+}
+
+// begin lets in what Close has to wait for; who was let in calls
+// e.ending.Done at its end.
+func (e *Engine) begin() bool {
+	e.beginning.Lock()
+	defer e.beginning.Unlock()
+	if e.closing.Load() {
+		return false
+	}
+	e.ending.Add(1)
+	return true
 }
 
 // Damage tells what was lost and what was kept when Open found the stores

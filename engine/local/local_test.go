@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 4 && os.Args[1] == "be-a-server" {
 		beServer(os.Args[2], os.Args[3], os.Args[4])
 	}
+	if len(os.Args) > 5 && os.Args[1] == "be-a-builder" {
+		beBuilder(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
+	}
 	goleak.VerifyTestMain(m,
 		// BuildKit's: one sleeps for ever, the other 10 s after each build.
 		goleak.IgnoreAnyFunction("github.com/moby/buildkit/solver/llbsolver/history.NewQueue.func2"),

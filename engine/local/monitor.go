@@ -117,11 +117,16 @@ func (m *monitors) all(kind string) (l []*monitor) {
 	return l
 }
 
-// close lets all children alone.
-func (m *monitors) close() {
+// hangUp lets all children alone.
+func (m *monitors) hangUp() {
 	for _, mon := range m.all("") {
 		mon.hangUp()
 	}
+}
+
+// close is hangUp when none is started any more.
+func (m *monitors) close() {
+	m.hangUp()
 	m.readers.Wait()
 }
 

@@ -87,9 +87,6 @@ func (e *Engine) attach(ctx context.Context, id string, spec engine.RunSpec) (*r
 	name := runName(id)
 	e.runs.mu.Lock()
 	defer e.runs.mu.Unlock()
-	if e.closing.Load() {
-		return nil, errClosed
-	}
 	if r := e.runs.by[name]; r != nil && !r.failed() {
 		return r, nil
 	}
@@ -99,13 +96,19 @@ func (e *Engine) attach(ctx context.Context, id string, spec engine.RunSpec) (*r
 		}
 		return nil, nil
 	}
+	if !e.begin() {
+		return nil, errClosed
+	}
 	r := e.newRun(id, name)
 	e.runs.by[name] = r
-	if mon := e.monitors.get(name); mon != nil { // its end could not be dealt with
-		e.ending.Go(func() { r.follow(mon) })
-		return r, nil
-	}
-	e.ending.Go(func() { r.main(spec) })
+	go func() {
+		defer e.ending.Done()
+		if mon := e.monitors.get(name); mon != nil { // its end could not be dealt with
+			r.follow(mon)
+			return
+		}
+		r.main(spec)
+	}()
 	return r, nil
 }
 

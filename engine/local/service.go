@@ -74,9 +74,10 @@ func (e *Engine) tell() {
 
 // Apply implements engine.Workloads.
 func (e *Engine) Apply(ctx context.Context, owner engine.Owner, c engine.Change) error {
-	if e.closing.Load() {
+	if !e.begin() {
 		return errClosed
 	}
+	defer e.ending.Done()
 	switch {
 	case c.Start != nil:
 		return wrap("start", c.Start.ID, e.startInstance(ctx, owner, *c.Start))

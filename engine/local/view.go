@@ -56,27 +56,34 @@ func (e *Engine) view(ctx context.Context, dgst, platform string) (*view, error)
 	v, fresh := e.useView(name)
 	if fresh {
 		// Not with the caller's context: others wait for it too.
-		v.err = v.make(nsctx(context.WithoutCancel(ctx)), e, dgst, platform)
-		if v.err != nil {
-			e.views.mu.Lock()
-			delete(e.views.by, name) // the next one tries again
-			if v.adopted > 0 {
-				e.views.by[name] = &view{name: name, ready: make(chan struct{}), adopted: v.adopted, users: v.adopted}
-			}
-			e.views.mu.Unlock()
-		}
-		close(v.ready)
+		go e.makeView(v, dgst, platform)
 	}
 	select {
 	case <-v.ready:
 	case <-ctx.Done():
 		e.dropView(v)
 		return nil, context.Cause(ctx)
+	case <-e.closed:
+		return nil, errClosed
 	}
 	if v.err != nil {
 		return nil, fmt.Errorf("image %s: %w", dgst, v.err)
 	}
 	return v, nil
+}
+
+// makeView makes a view that its first user asked for.
+func (e *Engine) makeView(v *view, dgst, platform string) {
+	defer close(v.ready)
+	if v.err = v.make(nsctx(e.ctx), e, dgst, platform); v.err == nil {
+		return
+	}
+	e.views.mu.Lock()
+	defer e.views.mu.Unlock()
+	delete(e.views.by, v.name) // the next one tries again
+	if v.adopted > 0 {
+		e.views.by[v.name] = &view{name: v.name, ready: make(chan struct{}), adopted: v.adopted, users: v.adopted}
+	}
 }
 
 // useView gives the view of a name with one more user, and says whether the
