@@ -323,7 +323,7 @@ func (b *building) from(ctx context.Context, rest, plat string, before []*stage)
 // base finds the image that a stage begins with.
 func (b *building) base(ctx context.Context, ref string) (string, error) {
 	if b.spec.Lookup != nil {
-		d, err := b.spec.Lookup(ctx, ref)
+		d, err := b.spec.Lookup(ctx, complete(ref))
 		if err == nil {
 			return d, nil
 		}

@@ -139,16 +139,16 @@ func (p *proc) finish(code int, err error) {
 	}
 	p.log.close()
 	x.Ended = time.Now()
+	p.end(nil)
 	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
 	p.exit, p.err = x, err
+	close(p.done) // first: who is told looks at it
 	if p.run == nil {
 		p.w.notify(p.owner)
 	} else if err != nil {
 		delete(p.w.runs, p.id) // not ended: never was
 	}
-	p.w.mu.Unlock()
-	p.end(nil)
-	close(p.done)
 }
 
 // export writes the container's own files as a tar, whole or not at all.

@@ -79,7 +79,7 @@ type room struct {
 
 	ready    chan struct{} // closed when the rest is set
 	err      error
-	w        *worker2
+	w        *buildWorker
 	wc       *worker.Controller
 	solver   *llbsolver.Solver
 	sessions *session.Manager
@@ -281,7 +281,7 @@ func (r *room) open() (err error) {
 	if err != nil {
 		return errors.Join(err, md.Close())
 	}
-	r.w = &worker2{Worker: w, r: r}
+	r.w = &buildWorker{Worker: w, r: r}
 	if err := r.w.sources(); err != nil {
 		return errors.Join(err, w.Close())
 	}

@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -202,14 +201,14 @@ func (b *building) remember(ctx context.Context, record string, d digest.Digest)
 	return err
 }
 
-// worker2 is BuildKit's worker with sources of our own.
-type worker2 struct {
+// buildWorker is BuildKit's worker with sources of our own.
+type buildWorker struct {
 	*base.Worker
 	r *room
 }
 
 // sources replaces what would reach out from the host.
-func (w *worker2) sources() error {
+func (w *buildWorker) sources() error {
 	web, err := bkhttp.NewSource(bkhttp.Opt{CacheAccessor: w.CacheMgr, Transport: w.r.e.webTransport()})
 	if err != nil {
 		return err
@@ -223,11 +222,11 @@ func (w *worker2) sources() error {
 
 // Platforms implements worker.Worker. What else this host can run is looked up
 // only when it is asked for.
-func (w *worker2) Platforms(bool) []ocispec.Platform { return w.WorkerOpt.Platforms }
+func (w *buildWorker) Platforms(bool) []ocispec.Platform { return w.WorkerOpt.Platforms }
 
 // ResolveOp implements worker.Worker. BuildKit has one list of cache mounts for
 // all workers of a process, by their ids; so each id gets its workspace's name.
-func (w *worker2) ResolveOp(v solver.Vertex, up frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
+func (w *buildWorker) ResolveOp(v solver.Vertex, up frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
 	op, ok := v.Sys().(*pb.Op)
 	if ok && op.GetExec() != nil {
 		op = op.CloneVT()
@@ -251,7 +250,7 @@ type changed struct {
 func (c changed) Sys() any { return c.op }
 
 // grant notes that builds of this workspace may use an image.
-func (w *worker2) grant(d digest.Digest) {
+func (w *buildWorker) grant(d digest.Digest) {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	if w.r.granted == nil {
@@ -260,14 +259,14 @@ func (w *worker2) grant(d digest.Digest) {
 	w.r.granted[d] = true
 }
 
-func (w *worker2) mayUse(d digest.Digest) bool {
+func (w *buildWorker) mayUse(d digest.Digest) bool {
 	w.r.mu.Lock()
 	defer w.r.mu.Unlock()
 	return w.r.granted[d]
 }
 
 // ResolveSourceMetadata implements worker.Worker: images are in the store.
-func (w *worker2) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, job solver.JobContext) (*sourceresolver.MetaResponse, error) {
+func (w *buildWorker) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt, sm *session.Manager, job solver.JobContext) (*sourceresolver.MetaResponse, error) {
 	ref, ok := strings.CutPrefix(op.Identifier, imageScheme)
 	if !ok {
 		return w.Worker.ResolveSourceMetadata(ctx, op, opt, sm, job)
@@ -284,19 +283,16 @@ func (w *worker2) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, op
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := json.Marshal(f.config)
+	cfg, err := w.r.e.readRaw(nsctx(ctx), f.manifest.Config) // also what the OCI type has no place for, as ONBUILD
 	if err != nil {
 		return nil, err
-	}
-	if raw, err := w.r.e.readRaw(nsctx(ctx), f.manifest.Config); err == nil {
-		cfg = raw // with what the OCI type has no place for, as ONBUILD
 	}
 	return &sourceresolver.MetaResponse{Op: op, Image: &sourceresolver.ResolveImageResponse{Digest: id.Reference.Digest(), Config: cfg}}, nil
 }
 
 // image finds the image of an identifier, which names a digest that the
 // workspace may use.
-func (w *worker2) image(ctx context.Context, id *containerimage.ImageIdentifier, platform string) (found, error) {
+func (w *buildWorker) image(ctx context.Context, id *containerimage.ImageIdentifier, platform string) (found, error) {
 	d := id.Reference.Digest()
 	if d == "" || !w.mayUse(d) {
 		return found{}, fmt.Errorf("%s was not resolved: %w", id.Reference, errdefs.ErrPermissionDenied)
@@ -307,7 +303,7 @@ func (w *worker2) image(ctx context.Context, id *containerimage.ImageIdentifier,
 // imageSource gives the layers of images of the store.
 type imageSource struct {
 	*containerimage.Source
-	w *worker2
+	w *buildWorker
 }
 
 // Resolve implements source.Source.
@@ -324,7 +320,7 @@ func (s imageSource) Resolve(_ context.Context, id source.Identifier, _ *session
 }
 
 type imageInstance struct {
-	w        *worker2
+	w        *buildWorker
 	id       *containerimage.ImageIdentifier
 	platform string
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -250,10 +251,31 @@ func (e *Engine) endpoint(h docker.RegistryHost, l engine.Login) endpoint {
 	plain := l.Insecure || e.opts.PlainLoopback && loopback(h.Host)
 	c := &http.Client{Transport: e.transport(l.Insecure, plain)}
 	h.Client = c
-	h.Authorizer = docker.NewDockerAuthorizer(docker.WithAuthClient(c), docker.WithAuthCreds(func(string) (string, string, error) {
+	h.Authorizer = &authorizer{Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(c), docker.WithAuthCreds(func(string) (string, string, error) {
 		return l.Username, l.Password, nil
-	}))
+	}))}
 	return endpoint{h, l}
+}
+
+// authorizer lets one request at a time ask for a token: containerd's has a
+// race when several do.
+type authorizer struct {
+	docker.Authorizer
+	mu sync.Mutex
+}
+
+// Authorize implements docker.Authorizer.
+func (a *authorizer) Authorize(ctx context.Context, r *http.Request) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Authorizer.Authorize(ctx, r)
+}
+
+// AddResponses implements docker.Authorizer.
+func (a *authorizer) AddResponses(ctx context.Context, list []*http.Response) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Authorizer.AddResponses(ctx, list)
 }
 
 // loopback tells whether a host is this machine by its very name.
@@ -285,7 +307,7 @@ func (e *Engine) transport(insecure, plain bool) http.RoundTripper {
 	}
 	base := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second, Control: noMetadata}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: time.Minute,
 		ExpectContinueTimeout: 5 * time.Second,
@@ -304,6 +326,19 @@ func (e *Engine) transport(insecure, plain bool) http.RoundTripper {
 	t.by[key] = rt
 	t.all = append(t.all, base)
 	return rt
+}
+
+// noMetadata keeps names of images from leading to what clouds tell their
+// machines on link-local addresses.
+func noMetadata(_, address string, _ syscall.RawConn) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() {
+		return fmt.Errorf("no registry is looked for at %s: %w", host, errdefs.ErrPermissionDenied)
+	}
+	return nil
 }
 
 // explain turns an error of a registry into one of a kind of ours, which says
