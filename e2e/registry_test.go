@@ -1,0 +1,176 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+)
+
+// TestRegistries pulls, builds from, pushes to and hosts from registries of
+// others.
+func TestRegistries(t *testing.T) {
+	t.Parallel()
+	ca, strange := newAuthority(t), newAuthority(t)
+	open := newOutside(t, ca, "", "")
+	basic := newOutside(t, ca, "basic", "pass-basic-word")
+	bearer := newOutside(t, ca, "bearer", "pass-bearer-word")
+	unknown := newOutside(t, strange, "", "")
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, ca.pem(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, "--registry-ca", file, "--registry-mirror", "mirrored.example=https://"+open.host, "--registry-mirror", "docker.io=https://"+open.host)
+	img := tool(t, "outside")
+	for _, n := range []string{"tool:1", "library/tool:1", "far/tool:1"} {
+		open.push(img, n)
+	}
+	for _, o := range []*outside{basic, bearer, unknown} {
+		for _, n := range []string{"tool:1", "other:1", "third:1"} {
+			o.push(img, n)
+		}
+	}
+	other := func(o *outside, more ...any) []any {
+		return append([]any{"docker_registry", "OTHER", "registry", o.host}, more...)
+	}
+	ann := func(o *outside, password string) []any { return other(o, "login", "ann", "password", password) }
+	builds := func(repository string, more ...any) map[string]any {
+		return with(build(), append([]any{"repository", repository, "docker_image_tag", "made"}, more...)...)
+	}
+	from := func(ref string) map[string]string {
+		return map[string]string{"Dockerfile": "FROM " + ref + "\nRUN [\"/poke\", \"true\", \"" + ref + "\"]\n"}
+	}
+
+	t.Run("open", func(t *testing.T) {
+		s.one("open-run", nil, runs("tool", "1", "/poke true", other(open)...)).ok(t, "poked")
+		s.one("open-from", from(open.host+"/tool:1"), build()).ok(t, "poked")
+		s.one("open-push", from(open.host+"/tool:1"), builds("team/Made", other(open)...)).ok(t, "Pushed "+open.host+"/team/made:made")
+		open.digest("team/made:made")
+		if n := open.asked("/blobs/sha256:"); n > 12 { // once each, not for every use
+			t.Errorf("%d requests for blobs", n)
+		}
+	})
+	t.Run("logins", func(t *testing.T) {
+		for name, o := range map[string]*outside{"basic": basic, "bearer": bearer} {
+			good := "pass-" + name + "-word"
+			s.one(name+"-run", nil, runs("tool", "1", "/poke true", ann(o, good)...)).ok(t, "poked")
+			d := s.one(name+"-push", from(o.host+"/other:1"), builds("made", ann(o, good)...))
+			d.ok(t, "Pushed "+o.host+"/made:made")
+			if strings.Contains(d.text(), good) || o.digest("made:made") == "" {
+				t.Error(d.text())
+			}
+			refused := []string{o.host, "ann"}
+			s.one(name+"-wrong-run", nil, runs("third", "1", "/poke true", ann(o, "wrong-"+good)...)).failed(t, refused, good)
+			s.one(name+"-wrong-from", from(o.host+"/third:1"), builds("made", ann(o, "wrong-"+good)...)).failed(t, refused, good)
+			s.one(name+"-wrong-push", from(open.host+"/tool:1"), builds("never", ann(o, "wrong-"+good)...)).failed(t, refused, good)
+			s.one(name+"-none", nil, runs("third", "1", "/poke true", other(o)...)).failed(t, []string{o.host, "login"})
+			if _, err := crane.Digest(o.host+"/never:made", o.opts...); err == nil {
+				t.Error("an image was pushed with a wrong login")
+			}
+		}
+	})
+	t.Run("certificates", func(t *testing.T) {
+		s.one("strange-run", nil, runs("tool", "1", "/poke true", other(unknown)...)).failed(t, []string{unknown.host, "certificate"})
+		s.one("insecure-run", nil, runs("tool", "1", "/poke true", other(unknown, "insecure_registry", true)...)).ok(t, "poked")
+		s.one("insecure-push", from(open.host+"/tool:1"), builds("made", other(unknown, "insecure_registry", true)...)).ok(t, "Pushed "+unknown.host+"/made:made")
+		unknown.digest("made:made")
+	})
+	t.Run("nothing there", func(t *testing.T) {
+		s.one("no-image", nil, runs("none", "7", "/poke true", other(open)...)).failed(t, []string{open.host + "/none:7", "not found"})
+		s.one("no-from", from(open.host+"/none:7"), build()).failed(t, []string{open.host + "/none:7", "not found"})
+		closed := freePort(t)
+		s.one("no-registry", nil, runs("tool", "1", "/poke true", "docker_registry", "OTHER", "registry", closed)).failed(t, []string{closed, "refused"})
+		s.one("no-registry-from", from(closed+"/tool:1"), build()).failed(t, []string{closed, "refused"})
+		s.one("no-registry-push", from(open.host+"/tool:1"), builds("made", "docker_registry", "OTHER", "registry", closed)).failed(t, []string{closed, "refused"})
+	})
+	t.Run("mirror", func(t *testing.T) {
+		s.one("mirror-run", nil, runs("mirrored.example/far/tool", "1", "/poke true")).ok(t, "poked")
+		s.one("mirror-from", from("tool:1"), build()).ok(t, "poked")
+		if open.asked("/far/tool/") == 0 || open.asked("/library/tool/") == 0 {
+			t.Error("the mirror was not asked")
+		}
+	})
+	t.Run("host", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		j := s.job("hosted")
+		if err := j.makeProject(ctx); err != nil {
+			t.Fatal(err)
+		}
+		body := map[string]any{"services": map[string]any{"web": map[string]any{"image": open.host + "/far/tool:1", "description": "web", "ports": []string{"8080/tcp"}}}}
+		if err := s.Do(ctx, "PUT", j.stackPath(), body, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := j.running(ctx, "web"); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.route(ctx, "hosted.localhost", "web"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.answers(ctx, "hosted.localhost", 200, "poke"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if said := s.said(); strings.Contains(said, "pass-basic-word") || strings.Contains(said, "pass-bearer-word") {
+		t.Error("a password is in what the server says")
+	}
+}
+
+// TestStandardClient pushes to and pulls from the server's own registry.
+func TestStandardClient(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	img := tool(t, "own")
+	want, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.give(img, "default/some/tool:1")
+	s.give(img, "default/some/tool:2")
+	// What it was given runs, is built from, and comes back the same.
+	s.one("use", map[string]string{"Dockerfile": "FROM slipway.local/default/some/tool:2\nRUN [\"/poke\", \"true\"]\n"}, build(),
+		runs(s.listen+"/default/some/tool", "1", "/poke true")).ok(t, "poked")
+	got, err := crane.Pull(s.listen+"/default/some/tool:1", s.own()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := got.Digest(); err != nil || d != want {
+		t.Errorf("%v (%v), want %v", d, err, want)
+	}
+	built, err := crane.Pull(s.listen+"/default/use:latest", s.own()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := crane.Save(built, "x", filepath.Join(t.TempDir(), "x.tar")); err != nil { // reads all, and checks every digest
+		t.Error(err)
+	}
+	if l, err := crane.ListTags(s.listen+"/default/some/tool", s.own()...); err != nil || fmt.Sprint(l) != "[1 2]" {
+		t.Errorf("%v, %v", l, err)
+	}
+	if l, err := crane.Catalog(s.listen, s.own()...); err != nil || fmt.Sprint(l) != "[default/some/tool default/use]" {
+		t.Errorf("%v, %v", l, err)
+	}
+	if err := crane.Copy(s.listen+"/default/some/tool:1", s.listen+"/default/copy:3", s.own()...); err != nil {
+		t.Error(err)
+	}
+	if err := crane.Delete(s.listen+"/default/some/tool:2", s.own()...); err != nil {
+		t.Error(err)
+	}
+	if l, err := crane.ListTags(s.listen+"/default/some/tool", s.own()...); err != nil || fmt.Sprint(l) != "[1]" {
+		t.Errorf("after a delete: %v, %v", l, err)
+	}
+	for name, err := range map[string]error{
+		"pull of a stranger": func() error { _, err := crane.Digest(s.listen + "/default/some/tool:1"); return err }(),
+		"push of a stranger": crane.Push(img, s.listen+"/default/some/tool:4"),
+		"push elsewhere":     crane.Push(img, s.listen+"/nobody/tool:4", s.own()...),
+	} {
+		if err == nil {
+			t.Errorf("%s succeeds", name)
+		}
+	}
+}
