@@ -66,9 +66,14 @@ type Volumes interface {
 }
 
 // Images is the store of images. A digest is that of a manifest or an index.
+//
+// Registries fail in these ways: errdefs.ErrUnauthenticated, the login (or its
+// absence) is refused; ErrNotFound, there is no such image, or none for the
+// platform; ErrUnavailable, it cannot be reached or is out of order;
+// ErrFailedPrecondition, the host answers but is no registry.
 type Images interface {
-	// Pull brings an image from its registry into the store. The error of a
-	// refused login names host and user.
+	// Pull brings an image from its registry into the store, where it stays for a
+	// day without a hold. The error of a refused login names host and user.
 	Pull(ctx context.Context, spec PullSpec) (Image, error)
 	// Head asks the registry for the digest behind a reference, no more.
 	Head(ctx context.Context, spec PullSpec) (digest string, err error)
@@ -77,7 +82,9 @@ type Images interface {
 	// Inspect tells of an image in the store; errdefs.ErrNotFound if it, or a
 	// part of it that the platform needs, is not there. Platform "" is the host's.
 	Inspect(ctx context.Context, digest, platform string) (Image, error)
-	// Load reads an OCI or docker archive. Nothing is kept of a broken one.
+	// Load reads an OCI or docker archive, which must be whole in itself. Nothing
+	// is kept of a broken one (errdefs.ErrInvalidArgument); without a hold the
+	// images stay for a day.
 	Load(ctx context.Context, archive io.Reader) ([]LoadedImage, error)
 	// Export writes an OCI archive.
 	Export(ctx context.Context, digest, name string, w io.Writer) error
@@ -98,13 +105,16 @@ type Blobs interface {
 	// Stat gives the size; errdefs.ErrNotFound if it is not there.
 	Stat(ctx context.Context, digest string) (int64, error)
 	// Create begins an upload, or goes on with the one of that ref. What was
-	// uploaded stays for a day, over restarts too.
+	// uploaded stays for a day, over restarts too. While another writer of it is
+	// open that is errdefs.ErrUnavailable.
 	Create(ctx context.Context, ref string) (BlobWriter, error)
 	// Abort drops an upload.
 	Abort(ctx context.Context, ref string) error
 	// PutManifest stores a manifest or index that refers to blobs of the store
-	// and links it to them, so that holding it holds them. errdefs.ErrNotFound
-	// names the first blob that is missing.
+	// and links it to them, so that holding it holds them; holding the subject of
+	// a manifest holds the manifest too. errdefs.ErrNotFound names the first blob
+	// that is missing, ErrInvalidArgument says that it is no manifest. Whether the
+	// caller may use these blobs is for the caller to know.
 	PutManifest(ctx context.Context, mediaType string, body []byte) (digest string, err error)
 	// Walk calls f for every blob.
 	Walk(ctx context.Context, f func(digest string, size int64) error) error
@@ -122,9 +132,9 @@ type BlobWriter interface {
 	io.WriteCloser
 	// Size is how much has been written, by earlier writers of this upload too.
 	Size() int64
-	// Commit checks the digest and makes the blob durable. A fresh blob is kept
-	// from the collector for a day, until a manifest refers to it. That the blob
-	// is there already is success.
+	// Commit checks the digest (errdefs.ErrInvalidArgument if it is another) and
+	// makes the blob durable. A fresh blob is kept from the collector for a day,
+	// until a manifest refers to it. That the blob is there already is success.
 	Commit(ctx context.Context, digest string) error
 }
 
@@ -233,8 +243,10 @@ type BuildSpec struct {
 	// Name is put into the image's metadata and onto progress lines.
 	Name string
 	// Lookup answers for images that no registry needs to be asked for: those
-	// of the own registry, loaded ones, ones pulled before. A miss is
-	// errdefs.ErrNotFound.
+	// of the own registry, loaded ones, ones pulled before (with Pull, not the
+	// last). ref is complete: host, repository, and tag or digest. A miss is
+	// errdefs.ErrNotFound; so is treated what has no image for the platform. What
+	// the engine pulls itself it keeps for later builds of that workspace alone.
 	Lookup func(ctx context.Context, ref string) (digest string, err error)
 	Logins []Login
 
