@@ -43,23 +43,31 @@ func OwnDemo(ctx context.Context, out io.Writer) (err error) {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	gone := make(chan struct{})
+	var exit error // set when gone is closed
+	go func() {
+		exit = cmd.Wait()
+		close(gone)
+	}()
 	defer func() {
 		if err != nil {
 			showTail(logFile.Name(), out)
 		}
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-exited
+		<-gone
 		// Not ctx: it may be what ended the demo.
 		stop := exec.Command(self, "stop", "--all", "--data-dir", data)
 		stop.Stdout, stop.Stderr = out, out
 		err = errors.Join(err, stop.Run(), os.RemoveAll(dir))
 	}()
 	c := NewClient("http://"+ports[0], "")
-	if err := ready(ctx, c, exited); err != nil {
-		exited <- nil // it has been read
-		return err
+	if err := ready(ctx, c, gone); err != nil {
+		select {
+		case <-gone:
+			return fmt.Errorf("the server ended at its start: %w", exit)
+		default:
+			return err
+		}
 	}
 	b, err := os.ReadFile(filepath.Join(data, "admin-token"))
 	if err != nil {
@@ -74,11 +82,11 @@ func OwnDemo(ctx context.Context, out io.Writer) (err error) {
 	return Demo(ctx, c, out)
 }
 
-func ready(ctx context.Context, c *Client, exited <-chan error) error {
+func ready(ctx context.Context, c *Client, gone <-chan struct{}) error {
 	return wait(ctx, time.Minute, "the server is not ready", func() (bool, error) {
 		select {
-		case err := <-exited:
-			return false, fmt.Errorf("the server ended at its start: %w", err)
+		case <-gone:
+			return false, errors.New("the server ended")
 		default:
 		}
 		res, err := c.HTTP.Get(c.URL + "/readyz")

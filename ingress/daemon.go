@@ -306,7 +306,7 @@ func (d *daemon) begin(given map[string]*os.File) error {
 	for name, l := range d.listeners {
 		srv := d.servers[name]
 		d.serving.Go(func() {
-			err := error(nil)
+			var err error
 			if srv.TLSConfig != nil {
 				err = srv.ServeTLS(l, "", "")
 			} else {
@@ -364,7 +364,7 @@ func (d *daemon) wait() {
 	signal.Notify(sig, syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	defer signal.Stop(sig)
-	how := ""
+	var how string
 	select {
 	case how = <-d.end:
 	case <-sig:

@@ -99,8 +99,8 @@ func (r *resolver) set(zones []Zone, given map[string]*os.File) error {
 	r.listens.Store(&listens)
 	for a, s := range r.open {
 		if _, ok := r.want[a]; !ok {
-			ctx, cancel := context.WithCancel(r.ctx)
-			cancel()
+			ctx, cancel := context.WithCancelCause(r.ctx)
+			cancel(nil)
 			s.close(ctx)
 			delete(r.open, a)
 		}

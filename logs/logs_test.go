@@ -336,12 +336,12 @@ func TestStreamEnds(t *testing.T) {
 		w.Line('o', []byte("some text that is a little longer"))
 	}
 	mine, calls := errors.New("mine"), 0
-	if err := l.Stream(t.Context(), dir, Query{}, func([]Line) error { calls++; return mine }); err != mine || calls != 1 {
+	if err := l.Stream(t.Context(), dir, Query{}, func([]Line) error { calls++; return mine }); !errors.Is(err, mine) || calls != 1 {
 		t.Errorf("%v after %d calls", err, calls)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	calls = 0
-	if err := l.Stream(ctx, dir, Query{}, func([]Line) error { calls++; cancel(mine); return nil }); err != mine || calls != 1 {
+	if err := l.Stream(ctx, dir, Query{}, func([]Line) error { calls++; cancel(mine); return nil }); !errors.Is(err, mine) || calls != 1 {
 		t.Errorf("%v after %d calls", err, calls)
 	}
 }

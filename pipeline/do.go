@@ -295,7 +295,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 		return Result{}, err
 	}
 	ref := "the image of the build action"
-	digest := ""
+	var digest string
 	if from := s.Action.imageFrom(); from != nil {
 		digest, err = h.given(ctx, s, *from)
 	} else {

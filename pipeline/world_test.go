@@ -36,7 +36,6 @@ type world struct {
 	home  project.Workspace
 	pr    project.Project
 	stop  func() // ends the runner as a shutdown does
-	lives int
 }
 
 func newWorld(t testing.TB, cfg Config) *world {

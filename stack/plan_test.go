@@ -21,7 +21,6 @@ type simulated struct {
 	want Want
 	have []engine.Instance
 	now  time.Time
-	next int // address
 }
 
 func (s *simulated) service(id string) *Wanted {

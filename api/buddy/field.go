@@ -360,10 +360,8 @@ func restField[T any](name string, check func(*decoder, json.RawMessage), otherw
 
 func aString(d *decoder, raw json.RawMessage)     { d.str(raw) }
 func aBool(d *decoder, raw json.RawMessage)       { d.bool(raw) }
-func anInt(d *decoder, raw json.RawMessage)       { d.int(raw) }
 func aList(d *decoder, raw json.RawMessage)       { d.each(raw, func(json.RawMessage) {}) }
 func someStrings(d *decoder, raw json.RawMessage) { d.strings(raw) }
-func anObject(d *decoder, raw json.RawMessage)    { d.object(raw) }
 
 func (f field[T]) as(status, note string) field[T] { f.status, f.note = status, note; return f }
 func (f field[T]) of(kinds string) field[T]        { f.only = kinds; return f }

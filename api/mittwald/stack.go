@@ -190,7 +190,7 @@ func (d *dialect) putStack(w http.ResponseWriter, r *http.Request, by access.Act
 	if err != nil {
 		return both(err, decl.Validate())
 	}
-	decl.Ignored = append(ignored, in.mapped(w)...)
+	decl.Ignored = slices.Concat(ignored, in.mapped(w))
 	s, err := d.Stacks.Put(r.Context(), by, stackID(r), decl)
 	if err != nil {
 		return err
@@ -224,7 +224,7 @@ func (d *dialect) patchStack(w http.ResponseWriter, r *http.Request, by access.A
 		return err
 	}
 	patch.Recreate = recreate != nil && *recreate
-	patch.Ignored = append(ignored, in.mapped(w)...)
+	patch.Ignored = slices.Concat(ignored, in.mapped(w))
 	s, err := d.Stacks.Patch(r.Context(), by, stackID(r), patch)
 	if err != nil {
 		return err

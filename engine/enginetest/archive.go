@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"os"
@@ -170,7 +171,7 @@ func one(t testing.TB, r io.Reader) (string, []byte) {
 	t.Helper()
 	tr := tar.NewReader(r)
 	h, err := tr.Next()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return "", nil
 	}
 	if err != nil {
@@ -190,7 +191,7 @@ func entries(t testing.TB, r io.Reader) map[string]string {
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil {
