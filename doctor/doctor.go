@@ -203,9 +203,9 @@ func (h host) git(ctx context.Context, _ string) Finding {
 	major, rest, _ := strings.Cut(f[2], ".")
 	minor, _, _ := strings.Cut(rest, ".")
 	if a, _ := strconv.Atoi(major); a < 2 {
-		return Finding{Missing, "git", f[2] + "; 2.36 or newer is needed", []string{fix}}
-	} else if b, _ := strconv.Atoi(minor); a == 2 && b < 36 {
-		return Finding{Missing, "git", f[2] + "; 2.36 or newer is needed", []string{fix}}
+		return Finding{Missing, "git", f[2] + "; 2.37 or newer is needed", []string{fix}}
+	} else if b, _ := strconv.Atoi(minor); a == 2 && b < 37 {
+		return Finding{Missing, "git", f[2] + "; 2.37 or newer is needed", []string{fix}}
 	}
 	return good("git", f[2])
 }

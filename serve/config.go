@@ -332,3 +332,18 @@ func (c *Config) Table(f *pflag.FlagSet) [][3]string {
 	sort.Slice(t, func(i, j int) bool { return t[i][0] < t[j][0] })
 	return t
 }
+
+// proxies are --trusted-proxies, which were checked.
+func (c *Config) proxies() []netip.Prefix {
+	var l []netip.Prefix
+	for _, t := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(t)
+		if a, e := netip.ParseAddr(t); e == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err == nil {
+			l = append(l, p)
+		}
+	}
+	return l
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,21 +20,9 @@ import (
 )
 
 // handler mounts everything that is served on --listen.
-func (s *Server) handler() (*api.Server, error) {
-	var proxies []netip.Prefix
-	for _, t := range s.cfg.TrustedProxies {
-		p, err := netip.ParsePrefix(t)
-		if err != nil {
-			a, err := netip.ParseAddr(t)
-			if err != nil {
-				return nil, err
-			}
-			p = netip.PrefixFrom(a, a.BitLen())
-		}
-		proxies = append(proxies, p)
-	}
+func (s *Server) handler() *api.Server {
 	reg, observe := s.metrics()
-	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: proxies, Observe: observe})
+	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies(), Observe: observe})
 	srv.Mount(buddy.New(s.cfg.PublicURL, buddy.Rooms{Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines}))
 	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
 	srv.Mount((&alauda.Handlers{
@@ -61,7 +48,7 @@ func (s *Server) handler() (*api.Server, error) {
 	srv.MountRaw("/healthz", s.alive(func() error { return nil }))
 	srv.MountRaw("/readyz", s.alive(func() error { return nil }))
 	srv.MountRaw("/metrics", s.onlyKnown(srv, promhttp.HandlerFor(reg, promhttp.HandlerOpts{})))
-	return srv, nil
+	return srv
 }
 
 // alive answers health questions. The listener is only served once everything

@@ -61,10 +61,7 @@ func newWorld(t *testing.T) *world {
 	if err := s.open(ctx); err != nil {
 		t.Fatal(err, s.close())
 	}
-	srv, err := s.handler()
-	if err != nil {
-		t.Fatal(err)
-	}
+	srv := s.handler()
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx, io.Discard) }()
 	t.Cleanup(func() {

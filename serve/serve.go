@@ -191,7 +191,7 @@ func (s *Server) startIngress(ctx context.Context) (*ingress.Process, error) {
 func ingressConfig(cfg Config, program string) ingress.Config {
 	return ingress.Config{
 		Program: program, DataDir: filepath.Join(cfg.DataDir, "ingress"), RunDir: filepath.Join(local.RunDir(filepath.Join(cfg.DataDir, "engine")), "ingress"),
-		HTTP: cfg.IngressHTTP, HTTPS: cfg.IngressHTTPS, Log: filepath.Join(cfg.DataDir, "ingress", "ingress.log"),
+		HTTP: cfg.IngressHTTP, HTTPS: cfg.IngressHTTPS, TrustedProxies: cfg.proxies(), Log: filepath.Join(cfg.DataDir, "ingress", "ingress.log"),
 	}
 }
 
@@ -229,13 +229,9 @@ func (s *Server) run(ctx context.Context, out io.Writer) error {
 	loop("images", s.images.Run)
 	loop("logs", func(ctx context.Context) error { return s.logs.Run(ctx, s.cfg.LogKeep) })
 	loop("housekeeping", s.keepHouse)
-	handler, err := s.handler()
-	if err != nil {
-		endWork(engine.ErrDetach)
-		return errors.Join(err, g.Wait())
-	}
+	var err error
 	srv := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return work },
 	}
 	served := make(chan error, 1)
