@@ -227,13 +227,20 @@ func (b *backend) Repositories(ctx context.Context, after string) iter.Seq2[stri
 	return listSeq(names)
 }
 
-// Tags lists the tags of the repository.
-func (b *backend) Tags(ctx context.Context, _, after string) iter.Seq2[string, error] {
+// Tags lists the tags of the repository. One into which an upload was begun and
+// nothing came yet is not known.
+func (b *backend) Tags(ctx context.Context, name, after string) iter.Seq2[string, error] {
 	list := []string{}
 	err := b.i.db.Read(ctx, func(tx *db.Tx) (err error) {
 		l, err := texts(tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
-		list = append(list, l...)
-		return err
+		if list = append(list, l...); len(list) > 0 || err != nil {
+			return err
+		}
+		var n int
+		if err := tx.QueryRow(`SELECT COUNT(*) FROM image_manifests WHERE repository = ?`, b.repo.id).Scan(&n); err != nil || n > 0 {
+			return err
+		}
+		return ociregistry.NewError(fmt.Sprintf("repository %s is not known", name), ociregistry.ErrNameUnknown.Code(), nil)
 	})
 	if err != nil {
 		return failedSeq[string](err)
