@@ -75,7 +75,7 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 		"domain":      {[]string{"--domain", "a:b"}, nil, "", "--domain"},
 		"environment": {nil, []string{"SLIPWAY_BUILDS_PARALLEL=many"}, "", "builds-parallel (from the environment)"},
 		"file":        {nil, nil, "log-keep: soon\n", "log-keep (from the file)"},
-		"unknown key": {nil, nil, "listen: x\n", `no setting "listen"`},
+		"unknown key": {nil, nil, "lisen: x\n", `no setting "lisen"`},
 		"no yaml":     {nil, nil, "a: [\n", "--config"},
 	} {
 		t.Run(name, func(t *testing.T) {
