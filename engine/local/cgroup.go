@@ -2,12 +2,12 @@ package local
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,8 +83,8 @@ func (c cgroups) dirs(path string) (l []string) {
 	return l
 }
 
-// make makes a group. In version 2 its members get all controllers that its
-// parents have.
+// make makes a group. In version 2 its members get the controllers that we
+// limit with, as far as the host has them.
 func (c cgroups) make(path string) error {
 	if !c.unified {
 		for _, sub := range []string{"cpu", "blkio", "memory", "pids"} {
@@ -103,20 +103,59 @@ func (c cgroups) make(path string) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-		if err != nil {
+		if err := c.passOn(dir); err != nil {
 			return err
-		}
-		have, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
-		for _, name := range strings.Fields(string(b)) {
-			if bytes.Contains(append(append([]byte{' '}, bytes.TrimSpace(have)...), ' '), []byte(" "+name+" ")) {
-				continue
-			}
-			// One at a time: one that the host refuses must not cost the others.
-			_ = writeExisting(filepath.Join(dir, "cgroup.subtree_control"), "+"+name)
 		}
 	}
 	return nil
+}
+
+// passOn gives the members of a group of version 2 its controllers, one at a
+// time: one that the host refuses must not cost the others. Memory is the first,
+// since it is refused where a group has processes of its own; cpu or pids would
+// make a group of threads of that, whose members take no process any more.
+func (c cgroups) passOn(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	passed, _ := os.ReadFile(file)
+	have, there := strings.Fields(string(b)), strings.Fields(string(passed))
+	for _, name := range []string{"memory", "io", "cpu", "pids"} {
+		if !slices.Contains(have, name) || slices.Contains(there, name) {
+			continue
+		}
+		err := writeExisting(file, "+"+name)
+		if errors.Is(err, unix.EBUSY) && dir == c.root {
+			c.vacate()
+			err = writeExisting(file, "+"+name)
+		}
+		if err != nil && name == "memory" {
+			return fmt.Errorf("the members of %s cannot have the controller memory, probably because it has processes of its own: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// vacate moves the processes of the top into a group below it. The top is not
+// the host's then, which may have processes, but that of a cgroup namespace.
+func (c cgroups) vacate() {
+	dir := filepath.Join(c.root, "init")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return
+	}
+	for range 10 { // some may be born meanwhile
+		b, _ := os.ReadFile(filepath.Join(c.root, "cgroup.procs"))
+		if len(b) == 0 {
+			return
+		}
+		for _, pid := range strings.Fields(string(b)) {
+			if pid != "0" { // of a foreign pid namespace; it would mean ourselves
+				_ = writeExisting(filepath.Join(dir, "cgroup.procs"), pid)
+			}
+		}
+	}
 }
 
 // lower gives a group less CPU and I/O than others, as far as the host can,

@@ -36,9 +36,10 @@ func TestCgroupVersion2(t *testing.T) {
 	if err := c.make(work); err != nil {
 		t.Fatal(err)
 	}
-	// What the parents have already is not asked for again; each one is a write
-	// of its own, of which a plain file keeps the last.
-	for file, want := range map[string]string{"cgroup.subtree_control": "+misc", work + "/cgroup.subtree_control": "+pids"} {
+	// What the parents have already is not asked for again, nor what we do not
+	// limit with; each one is a write of its own, of which a plain file keeps the
+	// last.
+	for file, want := range map[string]string{"cgroup.subtree_control": "+io", work + "/cgroup.subtree_control": "+pids"} {
 		if got := read(file); got != want {
 			t.Errorf("%s: %q", file, got)
 		}

@@ -3,6 +3,9 @@ package local
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -225,7 +228,35 @@ func Blocks(dir string) ([]Block, error) {
 			l = append(l, b)
 		}
 	}
-	return l, nil
+	return append(l, legacyBlocks(prefix)...), nil
+}
+
+// legacyBlocks looks at the tables of before nftables, which only their own
+// program can read. Without it nothing is said.
+func legacyBlocks(prefix string) (l []Block) {
+	b, err := os.ReadFile("/proc/net/ip_tables_names")
+	if err != nil || !slices.Contains(strings.Fields(string(b)), "filter") {
+		return nil
+	}
+	out, err := exec.Command("iptables-legacy", "-S").Output()
+	if err != nil || strings.Contains(string(out), " "+prefix+"+ ") {
+		return nil
+	}
+	for line := range strings.Lines(string(out)) {
+		switch strings.TrimSpace(line) {
+		case "-P FORWARD DROP":
+			l = append(l, Block{"iptables-legacy FORWARD", "containers have no way out", []string{
+				"iptables-legacy -I FORWARD -i " + prefix + "+ -j ACCEPT",
+				"iptables-legacy -I FORWARD -o " + prefix + "+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+			}})
+		case "-P INPUT DROP":
+			l = append(l, Block{"iptables-legacy INPUT", "containers cannot resolve names", []string{
+				"iptables-legacy -I INPUT -i " + prefix + "+ -p udp --dport 53 -j ACCEPT",
+				"iptables-legacy -I INPUT -i " + prefix + "+ -p tcp --dport 53 -j ACCEPT",
+			}})
+		}
+	}
+	return l
 }
 
 // mentions tells whether a chain has a rule for links whose name begins with
