@@ -116,6 +116,10 @@ func (h host) overlay(context.Context, string) Finding {
 			return good("overlayfs", "there")
 		}
 	}
+	// A kernel that has it as a module loads that with the first mount.
+	if strings.Contains(h.read("lib/modules/"+h.read("proc/sys/kernel/osrelease")+"/modules.dep"), "/overlay.ko") {
+		return good("overlayfs", "a module, loaded when it is used first")
+	}
 	return Finding{Missing, "overlayfs", "the kernel does not know it (yet)", []string{"modprobe overlay"}}
 }
 
