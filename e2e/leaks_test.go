@@ -158,11 +158,16 @@ func (s *server) footprint() (count map[string]int, pool int, all []string) {
 		case strings.HasPrefix(n, "v"):
 			add("veth", n)
 		default:
-			add("bridge", n)
+			// The bridge of a project without containers stays until the next start.
+			if ports, _ := filepath.Glob("/sys/class/net/" + n + "/brif/*"); len(ports) > 0 && !strings.HasSuffix(n, "-0") {
+				add("bridge", n)
+			}
 		}
 	}
 	for _, c := range s.cgroups() {
-		add("cgroup", c)
+		if !strings.HasSuffix(c, "/work/buildkit") { // it is made for the first build step and stays
+			add("cgroup", c)
+		}
 	}
 	for _, p := range s.processes() {
 		add("process", p)

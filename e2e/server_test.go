@@ -195,15 +195,22 @@ func (s *server) terminate() {
 	}
 }
 
+// end is terminate for a server that may have ended.
+func (s *server) end() {
+	s.t.Helper()
+	if s.cmd == nil {
+		return
+	}
+	select {
+	case <-s.gone:
+	default:
+		s.terminate()
+	}
+}
+
 func (s *server) stopAll() {
 	s.t.Helper()
-	if s.cmd != nil {
-		select {
-		case <-s.gone:
-		default:
-			s.terminate()
-		}
-	}
+	s.end()
 	if out, err := exec.Command(binary, "stop", "--all", "--data-dir", s.data).CombinedOutput(); err != nil {
 		s.t.Errorf("stop --all: %v: %s", err, out)
 	}
