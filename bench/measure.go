@@ -259,10 +259,10 @@ func (b *bench) memory(ctx context.Context) error {
 	settle(ctx, 10*time.Second)
 	idle, theirs := pss(b.oursPids()...), pss(b.docker.cmd.Process.Pid)
 	b.compare("memory of all our processes, idle after 120 run actions (PSS)", "dockerd + containerd", []float64{idle}, []float64{theirs}, "MiB", 1.0)
-	return b.services(ctx, idle)
+	return b.services(ctx)
 }
 
-func (b *bench) services(ctx context.Context, idle float64) error {
+func (b *bench) services(ctx context.Context) error {
 	const n = 10
 	services := map[string]any{}
 	for i := range n {
@@ -298,9 +298,14 @@ func (b *bench) services(ctx context.Context, idle float64) error {
 		settle(ctx, 100*time.Millisecond)
 	}
 	settle(ctx, 10*time.Second)
-	each := (pss(b.oursPids()...) - idle) / n
-	b.rows = append(b.rows, row{"and for each hosted service", "-", "≤ 4 MB", each * 1.048576, 0, "MB", 0, each*1.048576 <= 4})
-	return b.ours.Do(ctx, "PUT", stack, map[string]any{"services": map[string]any{}}, nil)
+	with := pss(b.oursPids()...)
+	if err := b.ours.Do(ctx, "PUT", stack, map[string]any{"services": map[string]any{}}, nil); err != nil {
+		return err
+	}
+	settle(ctx, 10*time.Second)
+	each := (with - pss(b.oursPids()...)) / n * 1.048576
+	b.rows = append(b.rows, row{"and for each hosted service, its own program included", "-", "≤ 4 MB", each, 0, "MB", 0, each <= 4})
+	return nil
 }
 
 // oursPids are the server and every process that names the data directory.
@@ -324,61 +329,73 @@ func settle(ctx context.Context, d time.Duration) {
 }
 
 // lines is a million lines from a container until the last one was read back.
+// The peer's client reads while the lines are written: that is its faster way.
 func (b *bench) lines(ctx context.Context) error {
 	const n = 1_000_000
 	a := runAction("lines", "lines", strconv.Itoa(n))
-	var secrets []any
+	var variables []any
+	var secrets [][]byte
 	for i := range 20 {
-		secrets = append(secrets, map[string]any{"key": fmt.Sprint("SECRET_", i), "value": fmt.Sprintf("s3cr3t-%d-%x", i, i*7919), "encrypted": true})
+		v := fmt.Sprintf("s3cr3t-%d-%x", i, i*7919)
+		secrets = append(secrets, []byte(v))
+		variables = append(variables, map[string]any{"key": fmt.Sprint("SECRET_", i), "value": v, "encrypted": true})
 	}
-	a["variables"] = secrets
+	a["variables"] = variables
 	id, _, err := b.ours.pipeline(ctx, "lines", a)
 	if err != nil {
 		return err
 	}
 	var ours, docker []float64
-	for range max(1, b.rounds/2+1) {
+	for range b.rounds {
 		e, wall, err := b.ours.execute(ctx, id)
 		if err != nil {
 			return err
 		}
 		t0 := time.Now()
-		var read counter
-		at := fmt.Sprintf("/slipway/v1/logs/actions/%s", e.ActionExecutions[0].ID)
-		if err := b.ours.Do(ctx, "GET", at, nil, &read); err != nil {
+		var text bytes.Buffer
+		text.Grow(n * 101)
+		if err := b.ours.Do(ctx, "GET", "/slipway/v1/logs/actions/"+e.ActionExecutions[0].ID, nil, &text); err != nil {
 			return err
 		}
-		if read < n {
-			return fmt.Errorf("%d lines came back", read)
-		}
 		ours = append(ours, ms(wall+time.Since(t0)))
+		if err := complete(text.Bytes(), n, secrets); err != nil {
+			return err
+		}
 		t0 = time.Now()
 		if _, err := b.docker.cli(ctx, "run", "--name", "lines", "--log-driver", "json-file", "--detach", imageName, "lines", strconv.Itoa(n)); err != nil {
 			return err
 		}
-		if _, err := b.docker.cli(ctx, "wait", "lines"); err != nil {
-			return err
-		}
-		out, err := b.docker.cli(ctx, "logs", "lines")
+		out, err := b.docker.cli(ctx, "logs", "--follow", "lines")
 		if err != nil {
 			return err
 		}
-		if got := strings.Count(out, "\n"); got < n {
-			return fmt.Errorf("docker has %d lines", got)
-		}
 		docker = append(docker, ms(time.Since(t0)))
+		if err := complete([]byte(out), n, nil); err != nil {
+			return fmt.Errorf("docker: %w", err)
+		}
 		if _, err := b.docker.cli(ctx, "rm", "lines"); err != nil {
 			return err
 		}
 	}
-	b.compare("1,000,000 lines of 100 bytes, 20 masked secrets, until read back", "docker json-file, `docker logs`", ours, docker, "ms", 0.33)
+	b.compare("1,000,000 lines of 100 bytes, 20 masked secrets, until read back", "docker json-file, `docker logs --follow`", ours, docker, "ms", 0.33)
 	return nil
 }
 
-// counter counts lines.
-type counter int
-
-func (c *counter) Write(b []byte) (int, error) {
-	*c += counter(bytes.Count(b, []byte{'\n'}))
-	return len(b), nil
+// complete looks whether all lines are there, in their order, and no secret.
+func complete(text []byte, n int, secrets [][]byte) error {
+	next := 0
+	for l := range bytes.Lines(text) {
+		if number, err := strconv.Atoi(string(l[:min(9, len(l))])); err == nil && number == next {
+			next++
+		}
+	}
+	if next != n {
+		return fmt.Errorf("line %d of %d is missing", next, n)
+	}
+	for i, s := range secrets {
+		if bytes.Contains(text, s) {
+			return fmt.Errorf("secret %d is not masked", i)
+		}
+	}
+	return nil
 }
