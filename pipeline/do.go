@@ -78,6 +78,9 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 		if err = errors.Join(err, log.err); err != nil {
 			return Result{}, nil, err
 		}
+		if err := h.prepared(ctx); err != nil {
+			return Result{}, nil, err
+		}
 	} else if s.Attempt == 1 {
 		h.once(ctx, log, prefixed(notes(h.x.Frozen, s.Action)))
 	} else if s.Tries > 0 {

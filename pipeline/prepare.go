@@ -15,8 +15,8 @@ import (
 	"slipway/source"
 )
 
-// prepare brings the pipeline's file system to the commit of the execution,
-// once; say gets the lines that open the log of the first action.
+// prepare brings the pipeline's file system to the commit of the execution; say
+// gets the lines that open the log of the first action.
 func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	x := &h.x
 	if x.Commit != nil && x.Commit.CommitDate.IsZero() { // started by a push
@@ -54,11 +54,12 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 			return fmt.Errorf("check out commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)
 		}
 	}
-	return h.prepared(ctx)
+	return nil
 }
 
-// prepared writes down that the file system is ready: a second look at the
-// same run leaves it alone, containers may be using it.
+// prepared writes down that the file system is ready, and the lines about it
+// are in the log: a second look at the same run leaves both alone, containers
+// may be using them.
 func (h *handling) prepared(ctx context.Context) error {
 	err := h.p.db.Write(ctx, func(tx *db.Tx) error {
 		if err := tx.Check(h.lease); err != nil {
