@@ -42,7 +42,8 @@ $(EMBED)/child: $(wildcard child/*.go engine/local/wire/*.go logs/segment/*.go) 
 example/bin/hello: $(wildcard example/hello/*)
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./example/hello
 
-test: test-packages programs lint ## install what the tests need and run all of them (race detector, real containers)
+test: test-packages programs ## install what the tests need and run all of them (race detector, real containers)
+	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
 check: programs lint ## the quick part: format, vet, lint, tests of the tree and of the small rooms

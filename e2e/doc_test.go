@@ -8,6 +8,11 @@
 //	crash_test.go   a kill -9 at every place that crash.At marks
 //	kills_test.go   kills of everything else, SIGTERM, interrupted transfers
 //	start_test.go   starts that fail, and the small commands
+//	kit_test.go       an image to run, registries of others, one action at a time
+//	dialects_test.go  one build through three dialects
+//	registry_test.go  registries of others, and our own with a standard client
+//	refuse_test.go    what must not be taken leaves nothing
+//	isolation_test.go what actions and builds must not reach, and secrets
 //
 // The places of the crash test are found by running its scenario once; a new
 // crash.At is tested by being reached.
