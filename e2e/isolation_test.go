@@ -83,8 +83,10 @@ func TestIsolation(t *testing.T) {
 	defer host.Close()
 	_, sshd, _ := net.SplitHostPort(host.Addr().String())
 
-	list := []string{"127.0.0.1:" + port, "localhost:" + port, "[::1]:" + port, "127.0.0.1:" + ingress, "127.0.0.1:" + sshd, "[::1]:" + sshd, "0.0.0.0:" + port,
-		"169.254.169.254:80", address + ":8080", "web:8080", "web.victim:8080", "web." + "p-000000" + ":8080"}
+	list := []string{
+		"127.0.0.1:" + port, "localhost:" + port, "[::1]:" + port, "127.0.0.1:" + ingress, "127.0.0.1:" + sshd, "[::1]:" + sshd, "0.0.0.0:" + port,
+		"169.254.169.254:80", address + ":8080", "web:8080", "web.victim:8080", "web." + "p-000000" + ":8080",
+	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		t.Fatal(err)
@@ -239,9 +241,14 @@ func TestSecretsStay(t *testing.T) {
 
 	login := []any{"docker_registry", "OTHER", "registry", o.host, "login", "ann", "password", hidden["password"]}
 	j := s.job("quiet",
-		with(build(), append([]any{"repository", "made", "provenance", "MAX", "build_args", []string{"PLAIN=seen"},
-			"variables", []any{map[string]any{"key": "TOKEN", "value": hidden["build secret"], "encrypted": true}},
-			"secrets", []any{map[string]any{"id": "token", "value": "TOKEN", "type": "ENV"}}}, login...)...),
+		with(build(), append([]any{
+			"repository", "made", "provenance", "MAX", "build_args",
+			[]string{"PLAIN=seen"},
+			"variables",
+			[]any{map[string]any{"key": "TOKEN", "value": hidden["build secret"], "encrypted": true}},
+			"secrets",
+			[]any{map[string]any{"id": "token", "value": "TOKEN", "type": "ENV"}},
+		}, login...)...),
 		with(build(), "name", "Again", "provenance", "MAX", "variables", []any{map[string]any{"key": "TOKEN", "value": hidden["build secret"], "encrypted": true}},
 			"secrets", []any{map[string]any{"id": "token", "value": "TOKEN", "type": "ENV"}}, "docker_registry", "OTHER", "registry", o.host, "login", "ann", "password", hidden["password"]),
 		runs("tool", "1", "/poke tell", append([]any{"variables", []any{map[string]any{"key": "QUIET", "value": hidden["variable"], "encrypted": true}}}, login...)...),

@@ -31,6 +31,11 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		// Without the last a program of the race detector sleeps a second at its end.
+		if err := os.Setenv("GORACE", "halt_on_error=1 atexit_sleep_ms=0"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		if binary = os.Getenv("SLIPWAY_BINARY"); binary == "" {
 			binary = filepath.Join(dir, "slipway")
 			build := exec.Command("go", "build", "-race", "-o", binary, "slipway")
@@ -127,7 +132,7 @@ func (s *server) launch(env []string, flags ...string) {
 	s.t.Helper()
 	args := append([]string{"serve", "--data-dir", s.data, "--listen", s.listen, "--ingress-http", s.ingress, "--ingress-https", s.tls, "--log-level", "debug"}, flags...)
 	cmd := exec.Command(binary, args...)
-	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1"), env...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = s, s
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	cmd.WaitDelay = time.Second // the ingress process may hold our pipes
@@ -192,6 +197,16 @@ func (s *server) terminate() {
 	case <-time.After(10 * time.Second):
 		s.t.Error("the server did not end within 10 s of SIGTERM")
 		s.kill()
+	}
+}
+
+// runs tells whether a server is there.
+func (s *server) runs() bool {
+	select {
+	case <-s.gone:
+		return false
+	default:
+		return true
 	}
 }
 
