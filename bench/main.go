@@ -9,9 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -63,7 +66,11 @@ func main() {
 }
 
 func (b *bench) run(ctx context.Context, only string) (err error) {
-	if b.dir, err = os.MkdirTemp("", "slipway-bench-"); err != nil {
+	b.sweep()
+	if b.dir, err = os.MkdirTemp("", dirPrefix); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
@@ -99,7 +106,40 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 	return nil
 }
 
+const dirPrefix = "slipway-bench-"
+
+// sweep takes away what a run left that was killed.
+func (b *bench) sweep() {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), dirPrefix+"*"))
+	for _, d := range dirs {
+		text, err := os.ReadFile(filepath.Join(d, "pid"))
+		if pid, _ := strconv.Atoi(string(text)); err != nil || pid > 0 && syscall.Kill(pid, 0) == nil {
+			continue
+		}
+		if out, err := exec.Command(b.slipway, "stop", "--all", "--data-dir", filepath.Join(d, "data")).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "left by an earlier run: stop --all: %v: %s\n", err, out)
+		}
+		mounts, _ := os.ReadFile("/proc/self/mounts")
+		for l := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(l); strings.HasPrefix(f[1], d+"/") {
+				_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
+			}
+		}
+		_ = os.RemoveAll(d)
+	}
+	_ = exec.Command("ip", "netns", "del", benchNetns).Run()
+}
+
 func (b *bench) print() {
+	var u syscall.Utsname
+	_ = syscall.Uname(&u)
+	fmt.Printf("\n%s; %d cores; Linux %s; %d rounds\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), text(u.Release[:]), b.rounds)
+	for _, v := range [][]string{{b.programs.docker, "--version"}, {b.programs.runc, "--version"}, {b.buildkitd, "--version"}} {
+		if out, err := exec.Command(v[0], v[1]).Output(); err == nil {
+			line, _, _ := strings.Cut(string(out), "\n")
+			fmt.Println(line)
+		}
+	}
 	fmt.Println("\n| what | Slipway | beside | peer | ratio | target | met |\n|---|---|---|---|---|---|---|")
 	for _, r := range b.rows {
 		peer, ratio := "-", "-"
@@ -130,3 +170,15 @@ func median(l []float64) float64 {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// text is a string of C.
+func text(c []int8) string {
+	var b []byte
+	for _, v := range c {
+		if v == 0 {
+			break
+		}
+		b = append(b, byte(v))
+	}
+	return string(b)
+}

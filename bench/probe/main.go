@@ -5,7 +5,9 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -27,6 +29,11 @@ func main() {
 		}
 		_ = w.Flush()
 	case "sleep":
-		time.Sleep(time.Hour)
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, syscall.SIGTERM)
+		select {
+		case <-end:
+		case <-time.After(time.Hour):
+		}
 	}
 }
