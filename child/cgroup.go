@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,30 +39,21 @@ func (g cgroup) tops() []string {
 }
 
 // dirs gives all directories of the container, depth first.
-func (g cgroup) dirs() (all []string) {
+func (g cgroup) dirs() []string {
+	var all []string
 	for _, top := range g.tops() {
-		all = below(all, top)
-	}
-	return all
-}
-
-// below adds the directories under dir, and dir behind them. Most have none,
-// which the count of links tells: reading a directory of the kernel makes all
-// its files first.
-func below(all []string, dir string) []string {
-	var st unix.Stat_t
-	if unix.Lstat(dir, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return all
-	}
-	if st.Nlink != 2 {
-		ents, _ := os.ReadDir(dir)
-		for _, d := range ents {
-			if d.IsDir() {
-				all = below(all, filepath.Join(dir, d.Name()))
+		var l []string
+		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				l = append(l, p)
 			}
+			return nil
+		})
+		for i := len(l) - 1; i >= 0; i-- {
+			all = append(all, l[i])
 		}
 	}
-	return append(all, dir)
+	return all
 }
 
 // thaw lets frozen processes go on: on version 1 not even SIGKILL acts before.
