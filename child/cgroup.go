@@ -34,7 +34,17 @@ func (g cgroup) tops() []string {
 	if g.v2() {
 		return []string{filepath.Join(g.root, g.path)}
 	}
-	l, _ := filepath.Glob(filepath.Join(g.root, "*", g.path))
+	hierarchies, _ := os.ReadDir(g.root)
+	var l []string
+	for _, h := range hierarchies {
+		if !h.IsDir() { // links are second names of a joint one
+			continue
+		}
+		var st unix.Stat_t
+		if top := filepath.Join(g.root, h.Name(), g.path); unix.Lstat(top, &st) == nil {
+			l = append(l, top)
+		}
+	}
 	return l
 }
 
