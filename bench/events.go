@@ -18,7 +18,7 @@ type endings struct {
 	seen map[ending]string        // status of those nobody waited for yet
 	wait map[ending]chan<- string // who waits
 	err  error                    // why nothing is heard any more
-	stop context.CancelFunc
+	stop func()
 	gone chan struct{}
 }
 
@@ -26,14 +26,15 @@ type ending struct{ Pipeline, Number int64 }
 
 // listen returns when the server has answered, so that nothing is missed after.
 func (s *slipway) listen() error {
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
+	stop := func() { cancel(nil) }
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/slipway/v1/events", nil)
 	if err != nil {
 		stop()
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+s.Token)
-	res, err := http.DefaultTransport.RoundTrip(req)
+	res, err := http.DefaultTransport.RoundTrip(req) //nolint:bodyclose // closed below: here, or where it is read
 	if err == nil && res.StatusCode != http.StatusOK {
 		res.Body.Close()
 		err = errors.New("events: " + res.Status)

@@ -61,7 +61,7 @@ func main() {
 	if err := b.run(ctx, only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
-		os.Exit(1) //nolint:gocritic // run has cleaned up
+		os.Exit(1) // run has cleaned up
 	}
 }
 

@@ -85,7 +85,7 @@ func (b *bench) down() error {
 func (b *bench) bundle(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
-	id, _, err := b.ours.pipeline(ctx, "bundle", runAction("sleep", "sleep"))
+	id, err := b.ours.pipeline(ctx, "bundle", runAction("sleep", "sleep"))
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (b *bench) action(ctx context.Context) error {
 	for i := range n {
 		actions = append(actions, runAction(fmt.Sprint("true ", i), "true"))
 	}
-	id, _, err := b.ours.pipeline(ctx, "action", actions...)
+	id, err := b.ours.pipeline(ctx, "action", actions...)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (b *bench) action(ctx context.Context) error {
 
 // build is a cached build as an action, with its checkout.
 func (b *bench) build(ctx context.Context) error {
-	id, _, err := b.ours.pipeline(ctx, "build", map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"})
+	id, err := b.ours.pipeline(ctx, "build", map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"})
 	if err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func (b *bench) handover(ctx context.Context) error {
 	delete(run, "docker_image_name")
 	delete(run, "docker_image_tag")
 	run["use_image_from_action"] = true
-	id, _, err := b.ours.pipeline(ctx, "handover", map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"}, run)
+	id, err := b.ours.pipeline(ctx, "handover", map[string]any{"name": "build", "type": "DOCKERFILE", "dockerfile_path": "Dockerfile"}, run)
 	if err != nil {
 		return err
 	}
@@ -289,7 +289,7 @@ func (b *bench) memory(ctx context.Context) error {
 	for i := range 20 {
 		actions = append(actions, runAction(fmt.Sprint("true ", i), "true"))
 	}
-	id, _, err := b.ours.pipeline(ctx, "memory", actions...)
+	id, err := b.ours.pipeline(ctx, "memory", actions...)
 	if err != nil {
 		return err
 	}
@@ -388,7 +388,7 @@ func (b *bench) lines(ctx context.Context) error {
 		variables = append(variables, map[string]any{"key": fmt.Sprint("SECRET_", i), "value": v, "encrypted": true})
 	}
 	a["variables"] = variables
-	id, _, err := b.ours.pipeline(ctx, "lines", a)
+	id, err := b.ours.pipeline(ctx, "lines", a)
 	if err != nil {
 		return err
 	}

@@ -97,11 +97,12 @@ const project = "/workspaces/default/projects/bench"
 
 func pipelinePath(id int64) string { return project + "/pipelines/" + strconv.FormatInt(id, 10) }
 
-// pipeline makes a pipeline with actions, and gives its number and theirs.
-func (s *slipway) pipeline(ctx context.Context, name string, actions ...map[string]any) (id int64, ids []int64, err error) {
+// pipeline makes a pipeline with actions, and gives its number.
+func (s *slipway) pipeline(ctx context.Context, name string, actions ...map[string]any) (id int64, err error) {
+	var ids []int64
 	var made struct{ ID int64 }
 	if err := s.Do(ctx, "POST", project+"/pipelines", map[string]any{"name": name}, &made); err != nil {
-		return 0, nil, err
+		return 0, err
 	}
 	id = made.ID
 	for _, a := range actions {
@@ -109,11 +110,11 @@ func (s *slipway) pipeline(ctx context.Context, name string, actions ...map[stri
 			a["docker_build_action_id"] = ids[len(ids)-1]
 		}
 		if err := s.Do(ctx, "POST", pipelinePath(id)+"/actions", a, &made); err != nil {
-			return 0, nil, err
+			return 0, err
 		}
 		ids = append(ids, made.ID)
 	}
-	return id, ids, nil
+	return id, nil
 }
 
 type execution struct {

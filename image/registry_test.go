@@ -284,7 +284,7 @@ func TestOthersBlobs(t *testing.T) {
 			t.Errorf("%s: %+v", path, a)
 		}
 	}
-	a := w.do(w.rob, "PUT", "/v2/rivals/mine/manifests/v1", raw, "Content-Type: "+string(mediaType(t, img)))
+	a := w.do(w.rob, "PUT", "/v2/rivals/mine/manifests/v1", raw, "Content-Type: "+mediaType(t, img))
 	if a.code != 404 || a.errCode() != "MANIFEST_BLOB_UNKNOWN" {
 		t.Errorf("a manifest of others' blobs: %+v", a)
 	}

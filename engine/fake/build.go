@@ -115,7 +115,7 @@ func (w *world) source(ctx context.Context, s engine.Source) (map[string][]byte,
 		t := tar.NewReader(r)
 		for {
 			h, err := t.Next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return files, nil
 			}
 			if err != nil {

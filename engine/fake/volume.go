@@ -102,7 +102,7 @@ func (v volumes) Put(ctx context.Context, id, dir string, r io.Reader) error {
 func unpack(root *os.Root, t *tar.Reader) error {
 	for {
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

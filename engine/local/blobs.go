@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -183,9 +184,9 @@ func (e *Engine) putManifest(ctx context.Context, desc ocispec.Descriptor, body 
 		return fmt.Errorf("it is no %s: %w", desc.MediaType, errdefs.ErrInvalidArgument)
 	}
 	desc.MediaType = is
-	children := append(m.Layers, m.Manifests...)
+	children := slices.Concat(m.Layers, m.Manifests)
 	if m.Config != nil {
-		children = append([]ocispec.Descriptor{*m.Config}, children...)
+		children = slices.Insert(children, 0, *m.Config)
 	}
 	lease, _ := leases.FromContext(ctx)
 	for _, c := range children {

@@ -21,9 +21,7 @@ import (
 // settleTime is how long a cancelled step may take to be gone.
 const settleTime = 10 * time.Second
 
-var (
-	errBuildTime = errors.New("the time of the build is over")
-)
+var errBuildTime = errors.New("the time of the build is over")
 
 // failure is the end of a build for a reason in its source.
 type failure struct{ text string }

@@ -295,12 +295,10 @@ func (r *room) open() (err error) {
 	if r.sessions, err = session.NewManager(); err != nil {
 		return errors.Join(err, w.Close(), r.store.Close())
 	}
-	// A "# syntax=" line asks for gateway.v0 with the image of another frontend.
-	// The built-in one answers instead, so no image is pulled for it.
 	r.solved = solver.NewCacheManager(ctx, "local", r.store, worker.NewCacheResultStorage(r.wc))
 	r.solver, err = llbsolver.New(llbsolver.Opt{
 		SessionManager: r.sessions, WorkerController: r.wc, HistoryQueue: hist,
-		Frontends:    map[string]frontend.Frontend{"dockerfile.v0": dockerfiles{r}, "gateway.v0": dockerfiles{r}},
+		Frontends:    map[string]frontend.Frontend{"dockerfile.v0": dockerfiles{r}},
 		CacheManager: r.solved,
 	})
 	if err != nil {

@@ -249,7 +249,7 @@ func (c cgroups) kill(path string) error {
 		for _, p := range pids {
 			_ = unix.Kill(p, unix.SIGKILL)
 		}
-		time.Sleep(wait) // the kernel tells of the end of a group in version 2 only
+		time.Sleep(wait) //nolint:forbidigo // the kernel tells of the end of a group in version 2 only
 	}
 }
 
@@ -266,7 +266,7 @@ func (c cgroups) remove(path string) {
 		})
 		for i := len(dirs) - 1; i >= 0; i-- {
 			for n := 0; unix.Rmdir(dirs[i]) == unix.EBUSY && n < 50; n++ {
-				time.Sleep(2 * time.Millisecond) // the kernel is still at it
+				time.Sleep(2 * time.Millisecond) //nolint:forbidigo // the kernel is still at it, and tells nobody when it is not
 			}
 		}
 	}

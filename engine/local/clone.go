@@ -110,7 +110,7 @@ func (c *cloner) one(name string, st fs.FileInfo, s *syscall.Stat_t) error {
 		return c.dst.Lchown(name, int(s.Uid), int(s.Gid))
 	case st.Mode().IsRegular():
 		if s.Nlink > 1 {
-			k := inode{uint64(s.Dev), s.Ino}
+			k := inode{s.Dev, s.Ino}
 			if first, ok := c.links[k]; ok {
 				return c.dst.Link(first, name)
 			}

@@ -67,7 +67,7 @@ func (e *Engine) connect(c *container) error {
 			return err
 		}
 		c.rec.Last = last
-		if _, err := n.up(name, false); err != nil {
+		if err := n.up(name, false); err != nil {
 			return err
 		}
 		c.rec.Netns = filepath.Join(e.run, "netns", c.rec.Name)
@@ -170,11 +170,10 @@ func (e *Engine) launch(ctx context.Context, c *container, image, platform strin
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		if cfg.Stop, err = e.stopOf(cfg.Stop, c.image.StopSignal); err == nil {
-			var mon *monitor
-			if mon, err = e.monitors.start(c.rec, cfg); err == nil {
-				return mon, nil
-			}
+		cfg.Stop = e.stopOf(cfg.Stop, c.image.StopSignal)
+		var mon *monitor
+		if mon, err = e.monitors.start(c.rec, cfg); err == nil {
+			return mon, nil
 		}
 	}
 	e.undo(c)
@@ -183,15 +182,15 @@ func (e *Engine) launch(ctx context.Context, c *container, image, platform strin
 
 // stopOf is the signal that the spec says, else the image's. One of the image
 // that nobody knows does not count.
-func (e *Engine) stopOf(spec int, image string) (int, error) {
+func (e *Engine) stopOf(spec int, image string) int {
 	if spec != 0 {
-		return spec, nil
+		return spec
 	}
 	s, err := stopSignal(image)
 	if err != nil {
 		s = unix.SIGTERM
 	}
-	return int(s), nil
+	return int(s)
 }
 
 // stillborn keeps the record of a container that could not be started because

@@ -310,7 +310,7 @@ func (c contextFS) stat(name string, seen map[inode]string) (*types.Stat, error)
 		st.ModTime = c.marks.time(name, s)
 	}
 	if ok && s.Nlink > 1 {
-		k := inode{uint64(s.Dev), s.Ino}
+		k := inode{s.Dev, s.Ino}
 		if first, ok := seen[k]; ok {
 			st.Linkname, st.Size = first, 0
 		} else {

@@ -33,7 +33,7 @@ func (e *Engine) exportRun(rec record) error {
 	if err := mountOverlay(at, "index=off", "ro", "lowerdir="+lower); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	defer unix.Unmount(at, unix.MNT_DETACH)
+	defer func() { _ = unix.Unmount(at, unix.MNT_DETACH) }()
 	vol, err := e.volumeRoot(to.Volume)
 	if err != nil {
 		return fmt.Errorf("export: %w", err)

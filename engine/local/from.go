@@ -19,7 +19,6 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/executor"
 	"github.com/moby/buildkit/frontend"
-	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/forwarder"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/solver"
@@ -59,7 +58,7 @@ func (d dockerfiles) Solve(ctx context.Context, up frontend.FrontendLLBBridge, x
 	if b == nil {
 		return nil, fmt.Errorf("no build has the session %s", sid)
 	}
-	return forwarder.NewGatewayForwarder(d.r.wc.Infos(), dockerfile.Build).Solve(ctx, bridge{up, b}, x, opt, in, sid, sm)
+	return forwarder.NewGatewayForwarder(d.r.wc.Infos(), frontDockerfile).Solve(ctx, bridge{up, b}, x, opt, in, sid, sm)
 }
 
 // bridge stands between the frontend and the solver.

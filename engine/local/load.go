@@ -148,7 +148,7 @@ func badArchive(ctx context.Context, err error) error {
 	case errors.Is(err, unix.EIO), errdefs.IsInvalidArgument(err):
 		return err
 	}
-	return fmt.Errorf("it is cut or broken: %w: %s", errdefs.ErrInvalidArgument, err)
+	return fmt.Errorf("it is cut or broken: %w: %w", errdefs.ErrInvalidArgument, err)
 }
 
 // link checks that an archive has all of an image, and writes the labels by

@@ -229,7 +229,7 @@ func (e *Engine) Close() error {
 		err = errors.Join(err, e.builder.close())
 	}
 	if e.net != nil {
-		err = errors.Join(err, e.net.close())
+		e.net.close()
 	}
 	for i := len(e.closers) - 1; i >= 0; i-- {
 		e.closers[i]()

@@ -105,12 +105,12 @@ func (e *Engine) openNetwork() error {
 		n.keep(m.Network, m.Last)
 		n.pool.keep(m.Slot)
 	}
-	if _, err := n.up("", true); err != nil {
+	if err := n.up("", true); err != nil {
 		return err
 	}
 	for name := range n.plan.Numbers { // those that an earlier server had up
 		if _, err := netlink.LinkByName(n.bridgeName(n.plan.Numbers[name])); err == nil {
-			if _, err := n.up(name, true); err != nil {
+			if err := n.up(name, true); err != nil {
 				return err
 			}
 		}
@@ -125,10 +125,7 @@ func (e *Engine) openNetwork() error {
 
 // close drops the pool. Bridges, rules and what containers use stay: they go
 // on without us.
-func (n *network) close() error {
-	n.pool.close()
-	return nil
-}
+func (n *network) close() { n.pool.close() }
 
 func (n *network) file() string { return n.e.path("networks.json") }
 
@@ -218,18 +215,18 @@ func mac(a netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x53, b[0], b[1], b[2], b[3]}
 }
 
-// up gives the number of a network and makes its bridge if it is not there.
+// up makes the bridge of a network if it is not there.
 // Quiet leaves the rules to the caller.
-func (n *network) up(name string, quiet bool) (int, error) {
+func (n *network) up(name string, quiet bool) error {
 	n.mu.Lock()
 	number, err := n.number(name)
 	if err != nil {
 		n.mu.Unlock()
-		return 0, err
+		return err
 	}
 	if n.bridges[name] != nil {
 		n.mu.Unlock()
-		return number, nil
+		return nil
 	}
 	l, err := n.bridge(number)
 	if err == nil {
@@ -237,12 +234,12 @@ func (n *network) up(name string, quiet bool) (int, error) {
 	}
 	n.mu.Unlock()
 	if err != nil {
-		return 0, fmt.Errorf("network %q: %w", name, err)
+		return fmt.Errorf("network %q: %w", name, err)
 	}
 	if quiet {
-		return number, nil
+		return nil
 	}
-	return number, n.writeRules()
+	return n.writeRules()
 }
 
 // number is that of a network; a new one is durable before it is used. The

@@ -110,7 +110,7 @@ func TestBlocks(t *testing.T) {
 			}
 			dir := "/data/engine"
 			if l, err := Blocks(dir); err != nil || len(l) != 0 {
-				return fmt.Errorf("on a host without a firewall: %+v %v", l, err)
+				return fmt.Errorf("on a host without a firewall: %+v %w", l, err)
 			}
 			c, err := nftables.New()
 			if err != nil {
@@ -126,7 +126,7 @@ func TestBlocks(t *testing.T) {
 			}
 			l, err := Blocks(dir)
 			if err != nil || len(l) != 2 {
-				return fmt.Errorf("%+v %v", l, err)
+				return fmt.Errorf("%+v %w", l, err)
 			}
 			for _, b := range l {
 				if b.Chain != "ip filter FORWARD" && b.Chain != "inet fw in" || len(b.Mend) == 0 || !strings.Contains(b.Mend[0], b.Chain) {
@@ -139,7 +139,7 @@ func TestBlocks(t *testing.T) {
 				return err
 			}
 			if l, err := Blocks(dir); err != nil || len(l) != 1 || l[0].Chain != "inet fw in" {
-				return fmt.Errorf("mended: %+v %v", l, err)
+				return fmt.Errorf("mended: %+v %w", l, err)
 			}
 			return nil
 		}()

@@ -259,8 +259,10 @@ func (n *network) plug(br netlink.Link, veth string, ip netip.Addr, isolated boo
 			return err
 		}
 	}
-	port := &netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER,
-		State: netlink.NUD_NOARP | netlink.NUD_REACHABLE, HardwareAddr: mac(ip)}
+	port := &netlink.Neigh{
+		LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER,
+		State: netlink.NUD_NOARP | netlink.NUD_REACHABLE, HardwareAddr: mac(ip),
+	}
 	if err := netlink.NeighSet(port); err != nil {
 		return fmt.Errorf("fdb: %w", err)
 	}

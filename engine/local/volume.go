@@ -379,7 +379,7 @@ func (p *packer) file(from, name string) error {
 		return err
 	}
 	if s, ok := st.Sys().(*syscall.Stat_t); ok && s.Nlink > 1 {
-		k := inode{uint64(s.Dev), s.Ino}
+		k := inode{s.Dev, s.Ino}
 		if first, ok := p.links[k]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			return p.t.WriteHeader(h)
@@ -390,7 +390,7 @@ func (p *packer) file(from, name string) error {
 		return err
 	}
 	n, err := io.CopyN(p.t, f, h.Size)
-	if err == io.EOF { // it became shorter: the header is out already
+	if errors.Is(err, io.EOF) { // it became shorter: the header is out already
 		_, err = io.CopyN(p.t, zeros{}, h.Size-n)
 	}
 	return err
@@ -442,7 +442,7 @@ func (v volumes) Usage(ctx context.Context, id string) (int64, error) {
 			return nil
 		}
 		if s, ok := st.Sys().(*syscall.Stat_t); ok && !st.IsDir() {
-			if k := (inode{uint64(s.Dev), s.Ino}); s.Nlink == 1 || !seen[k] {
+			if k := (inode{s.Dev, s.Ino}); s.Nlink == 1 || !seen[k] {
 				seen[k] = s.Nlink > 1
 				sum += s.Blocks * 512
 			}
