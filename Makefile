@@ -45,7 +45,7 @@ example/bin/hello: $(wildcard example/hello/*)
 test: test-packages programs ## install what the tests need and run all of them (race detector, real containers)
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v '/e2e$$')
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m -skip '^TestCrash$$' ./e2e
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./e2e
 
 check: programs lint ## the quick part: format, vet, lint, tests of the tree and of the small rooms
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 10m $$($(GO) list ./... | grep -vE '/(engine/local|e2e|bench)$$')
@@ -66,7 +66,6 @@ bench: test-packages build ## measure beside the real peers and print the table
 	bench/run
 
 test-long: test-packages programs ## the long random and crash runs
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m -run '^TestCrash$$' ./e2e
 	SLIPWAY_LONG=1 CGO_ENABLED=1 $(GO) test -race -timeout 170m -run 'Long|Crash' ./...
 
 packages:
