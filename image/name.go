@@ -101,6 +101,13 @@ func (i *Images) target(s string) (name, tag string, err error) {
 	return name, tag, nil
 }
 
+// CheckTarget tells whether a name can be tagged, by Tag or TagIn: a bad one is
+// a *project.Invalid.
+func (i *Images) CheckTarget(name string) error {
+	_, _, err := i.target(name)
+	return err
+}
+
 // domainOf is the workspace part of a name; ok is false if there is no other
 // part.
 func domainOf(name string) (domain string, ok bool) {

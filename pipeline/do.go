@@ -391,6 +391,11 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	if log.err != nil {
 		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
 	}
+	for _, n := range to.Own { // known before the build: its end and its tags are one transaction
+		if err := h.p.images.CheckTarget(n); err != nil {
+			return Result{}, nil, fatal("the image cannot be called %s: %w", n, err)
+		}
+	}
 	spec := engine.BuildSpec{
 		Owner: x.ID.Owner(), Workspace: x.Workspace, Source: engine.Source{Volume: x.Pipeline.Volume()},
 		Context: path.Clean("/" + v.expand(b.Context)), Dockerfile: v.expand(b.Dockerfile), Target: v.expand(b.Target),
