@@ -152,9 +152,10 @@ func (h *handling) advance(ctx context.Context, done *settled) (step int, again 
 	if err != nil {
 		return -1, time.Time{}, fmt.Errorf("execution %s: %w", x.ID, err)
 	}
+	ended := h.x // before the next try of the same step has its number
 	h.x, h.slot = x, slot
 	if done != nil {
-		h.forget(done.step)
+		h.forget(ended.Steps[done.step])
 		crash.At("pipeline: action ended")
 	}
 	if step >= 0 {
@@ -383,8 +384,7 @@ func (h *handling) engineID(s ActionExecution) string {
 
 // forget drops what the engine keeps of a try whose result is on disk. It is
 // done beside the next step.
-func (h *handling) forget(i int) {
-	s := h.x.Steps[i]
+func (h *handling) forget(s ActionExecution) {
 	id := h.engineID(s)
 	h.tidy.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
