@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,7 +31,9 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		}
 	}
 	volume := x.Pipeline.Volume()
-	if x.Refresh || x.ClearCache || x.Frozen.FromScratch || x.Frozen.ClearCache {
+	// A retry goes on with what the actions before it have made.
+	goesOn := slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Successful })
+	if !goesOn && (x.Refresh || x.ClearCache || x.Frozen.FromScratch || x.Frozen.ClearCache) {
 		say("Starting with an empty file system")
 		if err := h.eng.Volumes().Remove(ctx, volume); err != nil {
 			return fmt.Errorf("empty the file system of the pipeline: %w", err)

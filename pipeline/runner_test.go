@@ -81,6 +81,7 @@ func TestFailures(t *testing.T) {
 		"mapping":     {Action{Run: &Run{Image: "busybox", Tag: "latest", Mounts: []string{"/:$X"}}}, "volume_mappings"},
 		"secret":      {Action{Build: &Build{Dockerfile: "x", Secrets: []BuildSecret{{ID: "s", Value: "../../etc/passwd"}}}}, "secret s"},
 		"env secret":  {Action{Build: &Build{Dockerfile: "x", Secrets: []BuildSecret{{ID: "s", Value: "NO", Type: "ENV"}}}}, "there is no variable NO"},
+		"name":        {Action{Build: &Build{Dockerfile: "x", Tag: "feature/x"}}, "the image cannot be called acme/web:feature/x"},
 		"words":       {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: `a "b`}}, "entrypoint"},
 		"machinery":   {sh("fail-machinery"), "run busybox:latest"},
 		"no program":  {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/nothing"}}, "could not start"},
@@ -118,11 +119,18 @@ func TestRetries(t *testing.T) {
 	if x.Steps[0].Attempt != 2 {
 		t.Errorf("attempts: %d", x.Steps[0].Attempt)
 	}
+	first := x
 	b := sh("exit 1")
 	b.Retries, b.RetryInterval = 1, time.Second
 	x = w.expect(w.start(w.pipeline(Pipeline{}, b), Start{}), "FAILED FAILED(ended with exit code 1)")
 	if took := x.Finished.Sub(x.Started); x.Steps[0].Attempt != 2 || took < time.Second {
 		t.Errorf("attempts: %d in %s", x.Steps[0].Attempt, took)
+	}
+	w.stop()
+	for n := range 2 {
+		if spec, ok := w.eng.RunSpec(engineID(first, 0, n+1)); ok {
+			t.Errorf("the engine still knows try %d: %+v", n+1, spec)
+		}
 	}
 }
 
@@ -154,6 +162,21 @@ func TestRetry(t *testing.T) {
 	if _, err := w.Operate(t.Context(), w.admin, x.ID, "NO"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("unknown operation: %v", err)
 	}
+}
+
+// What the actions before the broken one made is there when it is retried,
+// though the execution began with an empty file system.
+func TestRetryOfRefreshed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	p := w.pipeline(Pipeline{}, sh("echo made > made"), sh("cat made\ntest -f there && exit 0; touch there; exit 1"))
+	x := w.wait(w.start(p, Start{Refresh: true}))
+	if x.Status != Failed {
+		t.Fatal(w.words(x))
+	}
+	x, err := w.Operate(t.Context(), w.admin, x.ID, OpRetry)
+	w.must(err)
+	w.expect(x, "SUCCESSFUL SUCCESSFUL SUCCESSFUL")
 }
 
 func TestCancel(t *testing.T) {
