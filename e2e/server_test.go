@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -65,6 +66,7 @@ type server struct {
 	listen  string
 	ingress string
 	tls     string
+	environ []string // of the process; nil is ours
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -75,6 +77,14 @@ type server struct {
 // newServer starts a server in a directory of its own. At the end of the test
 // everything is stopped, and what is left on the host is an error.
 func newServer(t *testing.T, flags ...string) *server {
+	t.Helper()
+	s := noServer(t)
+	s.start(nil, flags...)
+	return s
+}
+
+// noServer is newServer before the start.
+func noServer(t *testing.T) *server {
 	t.Helper()
 	s := &server{t: t, dir: t.TempDir()}
 	s.data = filepath.Join(s.dir, "data")
@@ -95,7 +105,6 @@ func newServer(t *testing.T, flags ...string) *server {
 			t.Errorf("left on the host after stop --all:\n%s", strings.Join(left, "\n"))
 		}
 	})
-	s.start(nil, flags...)
 	return s
 }
 
@@ -127,12 +136,19 @@ func (s *server) said() string {
 	return s.logs.String()
 }
 
+// args are the arguments of the process.
+func (s *server) args(level string) []string {
+	return []string{"serve", "--data-dir", s.data, "--listen", s.listen, "--ingress-http", s.ingress, "--ingress-https", s.tls, "--log-level", level}
+}
+
 // launch starts the process and does not wait for it to be ready.
 func (s *server) launch(env []string, flags ...string) {
 	s.t.Helper()
-	args := append([]string{"serve", "--data-dir", s.data, "--listen", s.listen, "--ingress-http", s.ingress, "--ingress-https", s.tls, "--log-level", "debug"}, flags...)
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(binary, append(s.args("debug"), flags...)...)
 	cmd.Env = append(os.Environ(), env...)
+	if s.environ != nil {
+		cmd.Env = append(slices.Clone(s.environ), env...)
+	}
 	cmd.Stdout, cmd.Stderr = s, s
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	cmd.WaitDelay = time.Second // the ingress process may hold our pipes

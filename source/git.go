@@ -175,6 +175,10 @@ func (g program) run(ctx context.Context, c call) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if err != nil {
+		if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() < 0 {
+			// Somebody killed it: what it started would go on, without our lock.
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		}
 		return out.Bytes(), c.failed(ctx, err, errs.String())
 	}
 	return out.Bytes(), nil
@@ -202,7 +206,11 @@ func (c call) failed(ctx context.Context, err error, text string) error {
 	if !errors.As(err, &exit) {
 		return fmt.Errorf("git %s: %w", c.args[0], err)
 	}
-	return &gitError{c.args[0], exit.ExitCode(), message(redact(text, c.hide...))}
+	said := message(redact(text, c.hide...))
+	if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && said == "" {
+		said = "it was ended by a signal: " + ws.Signal().String()
+	}
+	return &gitError{c.args[0], exit.ExitCode(), said}
 }
 
 // message keeps of git's words the lines that say what went wrong.
