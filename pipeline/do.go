@@ -319,7 +319,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 	spec := engine.RunSpec{
 		Owner: x.ID.Owner(), Workspace: x.Workspace, Image: digest, Entrypoint: entrypoint, Command: command,
 		Env: v.env(), Dir: dir, User: v.expand(r.User), Mounts: mounts, Files: v.files,
-		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: logMax,
+		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: h.p.cfg.LogMax,
 	}
 	if p := strings.TrimSpace(v.expand(r.ExportPath)); p != "" {
 		spec.Export = &engine.VolumePath{Volume: x.Pipeline.Volume(), Path: path.Clean("/" + p)}
@@ -402,7 +402,7 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		Platforms: commaList(v.expand(b.Platforms)), Args: b.args(v), NoCache: b.NoCache,
 		Pull: b.Pull != nil && *b.Pull || b.Pull == nil && b.Multi, Provenance: b.provenance(),
 		Lookup: func(ctx context.Context, ref string) (string, error) { return h.p.images.Lookup(ctx, x.Workspace, ref) },
-		Logins: logins, Timeout: s.Action.timeout(), Log: log.dir, LogMax: logMax,
+		Logins: logins, Timeout: s.Action.timeout(), Log: log.dir, LogMax: h.p.cfg.LogMax,
 	}
 	if spec.Dockerfile == "" {
 		spec.Dockerfile = "Dockerfile"

@@ -26,6 +26,9 @@ type Config struct {
 	PublicURL string // for links in variables; without a slash at its end
 	// Room refuses new work when the disk is nearly full; nil never does.
 	Room func() error
+	// LogMax bounds the log of one action, in bytes before compression. 0 is
+	// 256 MiB.
+	LogMax int64
 }
 
 // Pipelines is the front door.
@@ -42,6 +45,9 @@ type Pipelines struct {
 
 // New makes the front door.
 func New(cfg Config, d *db.DB, a *access.Access, p *project.Projects, s *secret.Secrets, src *source.Sources, img *image.Images, l *logs.Logs) *Pipelines {
+	if cfg.LogMax <= 0 {
+		cfg.LogMax = 256 << 20
+	}
 	return &Pipelines{cfg, d, a, p, s, src, img, l}
 }
 

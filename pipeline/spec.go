@@ -15,9 +15,6 @@ import (
 // grace is between the stop signal and SIGKILL.
 const grace = 10 * time.Second
 
-// logMax bounds the log of one action, in bytes before compression.
-const logMax = 256 << 20
-
 func (a Action) timeout() time.Duration {
 	if a.Timeout > 0 {
 		return min(a.Timeout, MaxTimeout)

@@ -24,7 +24,8 @@ func (s *Server) openCore() error {
 		DB: s.db, Projects: s.projects, Secrets: s.secrets, Events: s.events, Images: s.images, Ingresses: s.ingresses, Logs: s.logs,
 		Engine: s.engine, Router: s.ingress,
 	})
-	s.pipelines = pipeline.New(pipeline.Config{Limits: limits, PublicURL: s.cfg.PublicURL, Room: free},
+	logMax, _ := size(s.cfg.LogMax, 0)
+	s.pipelines = pipeline.New(pipeline.Config{Limits: limits, PublicURL: s.cfg.PublicURL, Room: free, LogMax: logMax},
 		s.db, s.access, s.projects, s.secrets, s.sources, s.images, s.logs)
 	var err error
 	// The name is the same after a restart, so that what a killed server held is
