@@ -302,6 +302,10 @@ func (s *Server) keepHouse(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		// What was deleted meanwhile; the first sweep was before the loops.
+		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("sweep", "err", err)
+		}
 	}
 }
 
