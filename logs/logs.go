@@ -54,6 +54,15 @@ func (l *Logs) Action(execution, action string) string {
 	return filepath.Join(l.Execution(execution), name(action))
 }
 
+// Executions lists the ids of the executions that have logs.
+func (l *Logs) Executions() []string {
+	var ids []string
+	for _, d := range subs(filepath.Join(l.dir, "executions")) {
+		ids = append(ids, filepath.Base(d))
+	}
+	return ids
+}
+
 // Service is the directory of the log of a service.
 func (l *Logs) Service(service string) string {
 	return filepath.Join(l.dir, "services", name(service))

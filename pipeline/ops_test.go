@@ -133,3 +133,18 @@ func TestPlace(t *testing.T) {
 	w.must(w.DeleteAction(t.Context(), w.admin, p.ID, last))
 	order("d c a")
 }
+
+func TestSweepLogs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	x := w.expect(w.start(w.pipeline(Pipeline{}, sh("echo here")), Start{}), "SUCCESSFUL SUCCESSFUL")
+	const gone = "6d3c7e3e-0000-4000-8000-000000000000"
+	w.must(w.logs.Append(w.logs.Action(gone, "a"), nil, "of a project that is gone"))
+	w.must(w.SweepLogs(t.Context()))
+	if got := w.logs.Executions(); len(got) != 1 || got[0] != string(x.ID) {
+		t.Errorf("left: %q", got)
+	}
+	if got := w.lines(x, 0); len(got) != 1 || got[0] != "here" {
+		t.Errorf("its log: %q", got)
+	}
+}

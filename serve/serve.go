@@ -303,7 +303,7 @@ func (s *Server) keepHouse(ctx context.Context) error {
 			return nil
 		}
 		// What was deleted meanwhile; the first sweep was before the loops.
-		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.sweep(ctx), s.pipelines.SweepLogs(ctx)); err != nil && ctx.Err() == nil {
 			s.log.Warn("sweep", "err", err)
 		}
 	}
