@@ -15,6 +15,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
+	"golang.org/x/sys/unix"
 
 	"slipway/crash"
 	"slipway/db"
@@ -88,8 +89,13 @@ func makeKey(file string) error {
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Link(f.Name(), file); err != nil {
-		return err
+	// A link would leave a second name of the key to who is killed here.
+	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, file, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not on this file system
+		err = os.Link(f.Name(), file)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	d, err := os.Open(filepath.Dir(file))
 	if err != nil {
