@@ -582,3 +582,20 @@ func TestDocs(t *testing.T) {
 		}
 	}
 }
+
+// A log that is larger than a piece is one list all the same.
+func TestLogWriter(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 5000} {
+		rec := httptest.NewRecorder()
+		out := &logWriter{w: rec, to: -1}
+		for i := range n {
+			out.add(logJSON{fmt.Sprint("line ", i), "INFO", 1})
+		}
+		out.end()
+		var l []logJSON
+		if err := json.Unmarshal(rec.Body.Bytes(), &l); err != nil || l == nil || len(l) != n {
+			t.Errorf("%d lines: %d, %v", n, len(l), err)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package alauda
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -298,34 +299,84 @@ func (h *Handlers) getLogs(w http.ResponseWriter, r *http.Request, by access.Act
 	if err != nil {
 		return err
 	}
-	all := opening(x)
+	out := &logWriter{w: w, from: from, to: to}
+	out.add(opening(x)...)
 	for _, s := range x.Steps {
 		if s.Started.IsZero() {
 			continue
 		}
-		lines, _, err := h.Pipelines.Log(r.Context(), by, x.ID, s.ID, logs.Query{})
+		told := s.Error == "" || s.Finished.IsZero()
+		err := h.Pipelines.StreamLog(r.Context(), by, s.ID, func(lines []logs.Line) error {
+			for _, l := range lines {
+				level := "INFO"
+				if s.Error != "" && l.Text == s.Error {
+					level, told = "ERROR", true
+				}
+				out.add(logJSON{strings.TrimRight(l.Text, "\r"), level, l.Time.Unix()})
+			}
+			return out.err
+		})
+		if out.err != nil { // whoever has gone needs no answer
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		told := s.Error == "" || s.Finished.IsZero()
-		for _, l := range lines {
-			level := "INFO"
-			if s.Error != "" && l.Text == s.Error {
-				level, told = "ERROR", true
-			}
-			all = append(all, logJSON{strings.TrimRight(l.Text, "\r"), level, l.Time.Unix()})
-		}
 		if !told {
-			all = append(all, logJSON{s.Error, "ERROR", s.Finished.Unix()})
+			out.add(logJSON{s.Error, "ERROR", s.Finished.Unix()})
 		}
 	}
-	out := []logJSON{}
-	for _, l := range all {
-		if l.Time >= from && (to < 0 || l.Time <= to) {
-			out = append(out, l)
+	out.end()
+	return nil
+}
+
+// logWriter writes the lines of a time as a JSON list, as they come: a log may
+// be larger than what should be in memory.
+type logWriter struct {
+	w        http.ResponseWriter
+	from, to int64 // to below 0: no end
+	buf      []byte
+	begun    bool
+	err      error
+}
+
+func (o *logWriter) add(lines ...logJSON) {
+	for _, l := range lines {
+		if l.Time < o.from || o.to >= 0 && l.Time > o.to {
+			continue
+		}
+		b, err := json.Marshal(l)
+		if err != nil {
+			o.err = err
+			return
+		}
+		sep := byte(',')
+		if !o.begun && len(o.buf) == 0 {
+			sep = '['
+		}
+		if o.buf = append(append(o.buf, sep), b...); len(o.buf) >= 64<<10 {
+			o.flush()
 		}
 	}
-	return api.JSON(w, http.StatusOK, out)
+}
+
+func (o *logWriter) flush() {
+	if !o.begun {
+		o.w.Header().Set("Content-Type", "application/json")
+		o.begun = true
+	}
+	if o.err == nil {
+		_, o.err = o.w.Write(o.buf)
+	}
+	o.buf = o.buf[:0]
+}
+
+func (o *logWriter) end() {
+	if !o.begun && len(o.buf) == 0 {
+		o.buf = append(o.buf, '[')
+	}
+	o.buf = append(o.buf, ']', '\n')
+	o.flush()
 }
 
 // opening are the lines of ours before those of the build: what clients wait
