@@ -218,16 +218,15 @@ func copyFile(to *os.File, name string) error {
 // branchesAndTags is what a work tree knows of refs: with all of the history
 // everything that the repository has, else the tags of the commit.
 func (s *Sources) branchesAndTags(ctx context.Context, dir string, spec CheckoutSpec) (string, error) {
-	which := []string{"refs/heads", "refs/tags"}
-	if spec.Depth > 0 {
-		which = []string{"--points-at=" + spec.Revision, "refs/tags"}
-	}
-	tips, err := s.git.tips(ctx, dir, which...)
+	tips, err := s.tips(ctx, dir)
 	if err != nil {
 		return "", err
 	}
 	lines := map[string]string{}
 	for name, t := range tips {
+		if spec.Depth > 0 && (!strings.HasPrefix(name, "refs/tags/") || t.hash != spec.Revision && t.commit != spec.Revision) {
+			continue
+		}
 		if branch, ok := strings.CutPrefix(name, "refs/heads/"); ok {
 			name = "refs/remotes/origin/" + branch
 		}

@@ -310,3 +310,48 @@ func TestOwnIsMadeOnce(t *testing.T) {
 		}
 	}
 }
+
+// What is remembered of refs is never older than the refs.
+func TestRefsAreAsTheyAre(t *testing.T) {
+	w := newWorld(t, Config{})
+	p := w.project("remembered")
+	dir, err := w.sources.own(p.ID)
+	must(t, err)
+	git := (&clone{t, dir}).git
+	tree := git("write-tree")
+	commit := func(text string) string { return git("commit-tree", "-m", text, tree) }
+	is := func(name, want string) {
+		t.Helper()
+		for range 2 { // the second time from memory
+			tips, err := w.sources.tips(t.Context(), dir)
+			if err != nil || tips[name].commit != want {
+				t.Fatalf("%s is %+v, not %s: %v", name, tips[name], want, err)
+			}
+			c, err := w.sources.Resolve(t.Context(), p.ID, "", name)
+			if want == "" && !errdefs.IsNotFound(err) || want != "" && (err != nil || c.Revision != want) {
+				t.Fatalf("%s resolves to %+v, not %s: %v", name, c, want, err)
+			}
+		}
+	}
+	one, two := commit("one"), commit("two")
+	git("update-ref", "refs/heads/main", one)
+	is("refs/heads/main", one)
+	if w.sources.known(dir) == nil {
+		t.Error("nothing is remembered")
+	}
+	git("update-ref", "refs/heads/main", two)
+	is("refs/heads/main", two)
+	git("tag", "-a", "-m", "t", "v1", one)
+	is("refs/tags/v1", one)
+	git("pack-refs", "--all")
+	is("refs/heads/main", two)
+	git("update-ref", "refs/heads/main", one)
+	is("refs/heads/main", one)
+	git("pack-refs", "--all")
+	is("refs/heads/main", one)
+	git("tag", "-f", "v1", two)
+	git("pack-refs", "--all")
+	is("refs/tags/v1", two)
+	git("update-ref", "-d", "refs/tags/v1")
+	is("refs/tags/v1", "")
+}

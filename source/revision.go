@@ -104,6 +104,9 @@ func (s *Sources) commit(ctx context.Context, dir, asked string, names []string)
 	if len(good) == 0 {
 		return nil, fmt.Errorf("revision %q: %w", asked, errdefs.ErrNotFound)
 	}
+	if c, ok := s.seenCommit(dir, names); ok {
+		return &c, nil
+	}
 	list, err := s.git.objects(ctx, dir, maxCommit, good...)
 	if err != nil {
 		return nil, fmt.Errorf("revision %q: %w", asked, err)
@@ -112,6 +115,7 @@ func (s *Sources) commit(ctx context.Context, dir, asked string, names []string)
 		switch o.kind {
 		case "commit":
 			c := parseCommit(o.hash, o.data)
+			s.sawCommit(dir, c)
 			return &c, nil
 		case "ambiguous":
 			return nil, fmt.Errorf("revision %q: several commits begin so: %w", asked, errdefs.ErrNotFound)

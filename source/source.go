@@ -92,6 +92,7 @@ type Sources struct {
 	secrets  *secret.Secrets
 	git      program
 	locks    locks
+	seen     looks
 	idle     time.Duration // a client that says nothing for so long is gone
 
 	mu      sync.Mutex

@@ -80,7 +80,7 @@ func (w *walker) enter(fd int, name string, make bool) (int, error) {
 			return next, nil
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.ENOENT) && !make:
+		case absent(err) && !make:
 			return -1, fs.ErrNotExist
 		case (errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)) && !make:
 			return -1, errInWay
@@ -113,6 +113,11 @@ func mkdirat(fd int, name string, mode uint32) error {
 	return unix.Fchmod(d, mode)
 }
 
+// absent tells that nothing has a name. Git knows names that are too long for
+// any file system: a commit with one cannot be checked out, and must not be in
+// the way of the next.
+func absent(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENAMETOOLONG) }
+
 // lstat looks at a path; fs.ErrNotExist also if it leads through what is no
 // directory.
 func (w *walker) lstat(path string, st *unix.Stat_t) error {
@@ -128,7 +133,7 @@ func (w *walker) lstat(path string, st *unix.Stat_t) error {
 
 func lstatat(fd int, name string, st *unix.Stat_t) error {
 	err := unix.Fstatat(fd, name, st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) {
+	if absent(err) {
 		return fs.ErrNotExist
 	}
 	if err != nil {
@@ -152,7 +157,7 @@ func (w *walker) remove(path string) error {
 func removeat(fd int, name string) error {
 	err := unix.Unlinkat(fd, name, 0)
 	switch {
-	case err == nil || errors.Is(err, unix.ENOENT):
+	case err == nil || absent(err):
 		return nil
 	case !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM):
 		return fmt.Errorf("remove %s: %w", name, err)
@@ -181,7 +186,7 @@ func (w *walker) empty(path string) error {
 		switch {
 		case errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EBUSY):
 			return nil
-		case err != nil && !errors.Is(err, unix.ENOENT):
+		case err != nil && !absent(err):
 			return fmt.Errorf("remove %s: %w", path, err)
 		}
 	}
