@@ -201,7 +201,7 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s was taken for %d", in, got)
 		}
 	}
-	for _, in := range []string{"0", "-1", "NaN", "Inf", "1e3", "x", "99999"} {
+	for _, in := range []string{"0", "-1", "NaN", "Inf", "1e3", "x", "99999", "0.009", "0.00000001"} {
 		if got, err := (Limits{CPUs: in}).cpus(); err == nil {
 			t.Errorf("%s was taken for %v", in, got)
 		}

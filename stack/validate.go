@@ -20,6 +20,7 @@ const (
 	maxPorts    = 100
 	maxMounts   = 100
 	minMemory   = 6 << 20
+	minCPUs     = 0.01
 	maxText     = 1000
 )
 
@@ -256,14 +257,15 @@ func ParseMount(s string) (Mount, error) {
 	return m, nil
 }
 
-// cpus reads the limit; 0 is none.
+// cpus reads the limit; 0 is none. The kernel gives no smaller share than a
+// hundredth.
 func (l Limits) cpus() (float64, error) {
 	if l.CPUs == "" {
 		return 0, nil
 	}
 	f, err := strconv.ParseFloat(l.CPUs, 64)
-	if err != nil || f <= 0 || math.IsNaN(f) || f > 1024 || strings.ContainsAny(l.CPUs, "xX_+eEpP") {
-		return 0, fmt.Errorf("must be a number of CPUs above 0, as in 0.5")
+	if err != nil || f < minCPUs || math.IsNaN(f) || f > 1024 || strings.ContainsAny(l.CPUs, "xX_+eEpP") {
+		return 0, fmt.Errorf("must be a number of CPUs from 0.01 on, as in 0.5")
 	}
 	return f, nil
 }
