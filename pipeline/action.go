@@ -222,6 +222,8 @@ func (a Action) Validate(inv *project.Invalid) {
 		inv.Add("name", "required", "is required")
 	case len(a.Name) > 200:
 		inv.Add("name", "maximum", "must have at most 200 bytes")
+	case strings.ContainsRune(a.Name, 0): // it is in the environment of every container
+		inv.Add("name", "format", "must not contain NUL")
 	}
 	whens := []string{""}
 	for _, w := range Whens() {

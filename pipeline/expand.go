@@ -227,10 +227,26 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"SLIPWAY_VERSION", x.Version()},
 		{"SLIPWAY_TIME", x.Started.UTC().Format(time.RFC3339)},
 	}
+	for i := range out {
+		out[i][1] = environmental(out[i][1])
+	}
 	if a.LastBuild.Digest != "" {
 		out = append(out, [2]string{"SLIPWAY_IMAGE", a.LastBuild.Image}, [2]string{"SLIPWAY_IMAGE_DIGEST", a.LastBuild.Digest})
 	}
 	return out
+}
+
+// maxDefault is how much of a comment or of a commit's message a variable holds:
+// a program with a longer one than 128 KiB cannot be started at all.
+const maxDefault = 32 << 10
+
+// environmental makes a text that others wrote one that a variable can have.
+func environmental(s string) string {
+	s, _, _ = strings.Cut(s, "\x00")
+	if len(s) > maxDefault {
+		s = strings.ToValidUTF8(s[:maxDefault], "")
+	}
+	return s
 }
 
 func short(revision string) string { return revision[:min(7, len(revision))] }

@@ -239,6 +239,8 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 		inv.Add("name", "required", "is required")
 	case len(p.Name) > 200:
 		inv.Add("name", "maximum", "must have at most 200 bytes")
+	case strings.ContainsRune(p.Name, 0): // it is in the environment of every container
+		inv.Add("name", "format", "must not contain NUL")
 	}
 	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")
 	oneOf(inv, "priority", string(p.Priority), "", "LOW", "NORMAL", "HIGH")

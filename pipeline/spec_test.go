@@ -307,6 +307,7 @@ func TestValidate(t *testing.T) {
 		want string
 	}{
 		{Action{}, "name type"},
+		{Action{Name: "x\x00y", Run: &Run{Image: "a", Tag: "b"}}, "name"},
 		{Action{Name: "x", Run: &Run{}}, "docker_image_name docker_image_tag"},
 		{Action{Name: "x", Run: &Run{From: ImageFrom{Use: true}}}, ""},
 		{Action{Name: "x", Run: &Run{Image: "a", Tag: "b", Mounts: []string{"x", "/:rel"}}}, "volume_mappings.0 volume_mappings.1"},
