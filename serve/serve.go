@@ -160,6 +160,7 @@ func writeSecret(file, secret string) error {
 func (s *Server) openEngine(ctx context.Context) (*local.Engine, error) {
 	o := local.Options{
 		Dir: filepath.Join(s.cfg.DataDir, "engine"), DataDir: s.cfg.DataDir, Logger: s.log.With("room", "engine"), Mirrors: map[string]string{},
+		PlainLoopback: true,
 	}
 	for _, m := range s.cfg.Mirrors {
 		host, to, _ := strings.Cut(m, "=")
