@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,7 +91,8 @@ func writable(dir string) error {
 	return nil
 }
 
-// room tells whether new work may be taken: nil, or why not.
+// room tells whether new work may be taken: nil, or why not, which is
+// errdefs.ErrResourceExhausted for want of room.
 func room(dir string, percent int) func() error {
 	return func() error {
 		var st unix.Statfs_t
@@ -98,7 +100,7 @@ func room(dir string, percent int) func() error {
 			return err
 		}
 		if st.Blocks > 0 && st.Bavail*100 < st.Blocks*uint64(percent) {
-			return fmt.Errorf("less than %d %% of the disk of %s is free; what runs goes on, but nothing new is taken until there is room", percent, dir)
+			return fmt.Errorf("less than %d %% of the disk of %s is free; what runs goes on, but nothing new is taken until there is room: %w", percent, dir, errdefs.ErrResourceExhausted)
 		}
 		return nil
 	}
