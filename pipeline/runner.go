@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"slipway/access"
 	"slipway/crash"
 	"slipway/db"
@@ -119,7 +121,7 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 	}
 	var done *settled
 	for {
-		step, again, err := h.advance(ctx, done)
+		step, again, err := h.record(ctx, done)
 		if err != nil || step < 0 {
 			return again, err
 		}
@@ -128,6 +130,23 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 			return time.Time{}, fmt.Errorf("execution %s, action %d: %w", lease.ID, step, err)
 		}
 		done = &res
+	}
+}
+
+// record is advance, tried again for a while if there is no room on the disk for
+// how a step ended. Mostly the step itself had filled it, and room comes when it
+// has been cleaned up after; to do it once more would only fill the disk again.
+func (h *handling) record(ctx context.Context, done *settled) (step int, again time.Time, err error) {
+	for pause := 250 * time.Millisecond; ; pause *= 2 {
+		step, again, err = h.advance(ctx, done)
+		if done == nil || !errdefs.IsResourceExhausted(err) || pause > 30*time.Second {
+			return step, again, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return -1, time.Time{}, err
+		}
 	}
 }
 
