@@ -111,7 +111,9 @@ func (p *push) run(ctx, client context.Context, cmd *exec.Cmd, in io.Reader) err
 	if fed != nil {
 		return fed
 	}
-	if err := p.failed(ctx, ended); err != nil && p.out.n == 0 {
+	// A client waits for ever for the rest of an answer that ends as if it were
+	// whole; git that was killed may have left it anywhere.
+	if err := p.failed(ctx, ended); err != nil && (p.out.n == 0 || !clean(ended)) {
 		return err
 	}
 	return p.out.end()
