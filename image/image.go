@@ -42,6 +42,9 @@ type Config struct {
 	// Hosts are the names that mean the own registry: host of the public URL,
 	// the listen address, and slipway.local.
 	Hosts []string
+	// Room tells why nothing new may be stored (too little free disk); nil never
+	// does.
+	Room func() error
 }
 
 // Images is the front door.
@@ -51,6 +54,7 @@ type Images struct {
 	store    engine.Images
 	blobs    engine.Blobs
 	hosts    map[string]bool
+	room     func() error
 
 	// making is held for reading from the making of a hold to the commit of
 	// its row, and for writing while holds without a row are released.
@@ -67,9 +71,12 @@ type pulled struct {
 
 // New makes the front door.
 func New(cfg Config, d *db.DB, p *project.Projects, store engine.Images, blobs engine.Blobs) *Images {
-	i := &Images{db: d, projects: p, store: store, blobs: blobs, hosts: map[string]bool{}, pulls: map[int64]pulled{}}
+	i := &Images{db: d, projects: p, store: store, blobs: blobs, hosts: map[string]bool{}, room: cfg.Room, pulls: map[int64]pulled{}}
 	for _, h := range cfg.Hosts {
 		i.hosts[strings.ToLower(h)] = true
+	}
+	if i.room == nil {
+		i.room = func() error { return nil }
 	}
 	return i
 }

@@ -94,6 +94,9 @@ func (i *Images) Load(ctx context.Context, by access.Actor, workspace, name stri
 			return nil, at(err, "name")
 		}
 	}
+	if err := i.room(); err != nil {
+		return nil, err
+	}
 	loaded, err := i.store.Load(ctx, archive)
 	if err != nil {
 		return nil, fmt.Errorf("load images: %w", err)

@@ -40,6 +40,9 @@ func (b *backend) uploadRef(id string) string {
 
 // open begins an upload.
 func (b *backend) open(ctx context.Context) (*blobUpload, error) {
+	if err := b.i.room(); err != nil {
+		return nil, err
+	}
 	id := uuid.NewString()
 	err := b.i.db.Write(ctx, func(tx *db.Tx) (err error) {
 		if b.repo.id == 0 {

@@ -238,7 +238,7 @@ func (b *backend) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	err = asOCI(err)
 	body, status := ociregistry.MarshalError(err)
-	if status >= http.StatusInternalServerError {
+	if status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage {
 		slog.Error("registry", "room", "image", "method", r.Method, "path", r.URL.Path, "error", err)
 		body, _ = json.Marshal(ociregistry.WireErrors{Errors: []ociregistry.WireError{{Code_: "UNKNOWN", Message: "the server failed; its log says why"}}})
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/crane"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -546,4 +547,18 @@ func FuzzParsePath(f *testing.F) {
 			t.Errorf("%q: last %q", path, last)
 		}
 	})
+}
+
+func TestUploadWithoutRoom(t *testing.T) {
+	w := newWorld(t)
+	w.images.room = func() error {
+		return fmt.Errorf("the disk is nearly full: %w", errdefs.ErrResourceExhausted)
+	}
+	a := w.do(w.ann, "POST", "/v2/team/app/blobs/uploads/", nil)
+	if a.code != 507 || !strings.Contains(string(a.body), "nearly full") {
+		t.Errorf("%d %s", a.code, a.body)
+	}
+	if _, err := w.images.Load(t.Context(), w.annA, w.team.ID, "", strings.NewReader("")); !errdefs.IsResourceExhausted(err) {
+		t.Error(err)
+	}
 }

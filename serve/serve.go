@@ -120,11 +120,11 @@ func (s *Server) open(ctx context.Context) (err error) {
 		return err
 	}
 	pushMax, _ := size(s.cfg.PushMax, 0)
-	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources}, s.db, s.projects, s.secrets)
+	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Room: room(s.cfg.DataDir, s.cfg.FreeMin)}, s.db, s.projects, s.secrets)
 	if err != nil {
 		return err
 	}
-	s.images = image.New(image.Config{Hosts: s.ownHosts()}, s.db, s.projects, s.engine.Images(), s.engine.Blobs())
+	s.images = image.New(image.Config{Hosts: s.ownHosts(), Room: room(s.cfg.DataDir, s.cfg.FreeMin)}, s.db, s.projects, s.engine.Images(), s.engine.Blobs())
 	s.ingresses = ingress.New(s.db, s.projects, s.cfg.Domain)
 	return s.openCore()
 }

@@ -150,6 +150,11 @@ func (s *Sources) serve(w http.ResponseWriter, r *http.Request, by access.Actor)
 	if err != nil {
 		return err
 	}
+	if a.command == "receive-pack" && s.cfg.Room != nil {
+		if err := s.cfg.Room(); err != nil {
+			return &refusal{http.StatusInsufficientStorage, err.Error()}
+		}
+	}
 	remote, _, err := s.loadRemote(r.Context(), p.ID)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -381,4 +382,32 @@ func TestPatience(t *testing.T) {
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		t.Errorf("the silent client is still connected: %v", err)
 	}
+}
+
+func TestPushWithoutRoom(t *testing.T) {
+	t.Parallel()
+	full := atomic.Bool{}
+	w := newWorld(t, Config{Room: func() error {
+		if full.Load() {
+			return fmt.Errorf("the disk is nearly full: %w", errdefs.ErrResourceExhausted)
+		}
+		return nil
+	}})
+	p := w.project("web")
+	c := newClone(t)
+	c.write("a", "1")
+	hash := c.commit("one")
+	c.git("push", "-q", w.at("web"), "HEAD:main")
+	full.Store(true)
+	c.write("a", "2")
+	c.commit("two")
+	out, err := c.try("push", w.at("web"), "HEAD:main")
+	if err == nil {
+		t.Error("the push was taken")
+	}
+	contains(t, out, "nearly full")
+	if w.told(p)["refs/heads/main"] != hash {
+		t.Error("main has moved")
+	}
+	c.git("fetch", "-q", w.at("web"), "main") // reading goes on
 }

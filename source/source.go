@@ -59,6 +59,9 @@ type Config struct {
 	Dir     string // its own: repositories, mirrors, work indexes
 	MaxPush int64  // bytes a push may bring; 0 is 2 GiB
 	Private bool   // outside URLs may lead to private addresses
+
+	// Room tells why no push may come in (too little free disk); nil never does.
+	Room func() error
 }
 
 // CheckoutSpec says what a work tree is to look like.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"slipway/access"
 	"slipway/api"
 	"slipway/event"
@@ -74,7 +76,7 @@ func fail(w http.ResponseWriter, _ *http.Request, status int, err error) {
 		for _, f := range bad.Fields {
 			b.Errors = append(b.Errors, fault{f.Path + ": " + f.Message, f.Path})
 		}
-	} else if status >= 500 {
+	} else if status >= 500 && !errdefs.IsResourceExhausted(err) {
 		b.Errors = []fault{{Message: "internal error; the server's log has it under the request id"}}
 	} else {
 		b.Errors = []fault{{Message: err.Error()}}
