@@ -89,6 +89,20 @@ func (s *suite) images(t *testing.T) {
 			t.Errorf("got %+v", out)
 		}
 	})
+	t.Run("load of what is there", func(t *testing.T) {
+		img := s.tiny(t)
+		for name, b := range map[string][]byte{"oci": Archive(t, img), "docker": DockerArchive(t, img)} {
+			first := load(t, b)
+			if again := load(t, b); len(again) != 1 || again[0].Digest != first[0].Digest {
+				t.Errorf("%s: %+v, then %+v", name, first, again)
+			}
+		}
+		// An archive that only names what is there does not get it.
+		b := bytes.Replace(Archive(t, img), img.Layer[600:620], []byte("XXXXXXXXXXXXXXXXXXXX"), 1)
+		if _, err := s.Engine.Images().Load(t.Context(), bytes.NewReader(b)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("other bytes under the digest: %v", err)
+		}
+	})
 	t.Run("export and load again", func(t *testing.T) {
 		var b bytes.Buffer
 		s.ok(t, s.Engine.Images().Export(t.Context(), s.base, "example.com/x:1", &b))
