@@ -196,11 +196,24 @@ func (d *demo) push(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	said, err := git("push", "--porcelain", d.URL+"/git/"+demoWorkspace+"/"+demoProject+".git", "+main:main")
+	to := d.URL + "/git/" + demoWorkspace + "/" + demoProject + ".git"
+	has, err := git("ls-remote", to, "refs/heads/main")
 	if err != nil {
 		return "", err
 	}
-	if !strings.Contains(said, "[up to date]") {
+	note := "nothing new"
+	if has != "" { // what is there stays: somebody may have pushed to it
+		own, err := git("rev-parse", "HEAD")
+		if err != nil {
+			return "", err
+		}
+		if !strings.HasPrefix(has, own) {
+			note = "the repository has commits of its own, which stay"
+		}
+	} else {
+		if _, err := git("push", "-q", to, "main:main"); err != nil {
+			return "", err
+		}
 		if d.execution, err = d.started(ctx, before); err != nil {
 			return "", err
 		}
@@ -212,7 +225,7 @@ func (d *demo) push(ctx context.Context) (string, error) {
 		return "", err
 	}
 	d.execution = e.ID
-	return fmt.Sprintf("nothing new, so execution %d was started by hand", d.execution), nil
+	return fmt.Sprintf("%s; execution %d was started by hand", note, d.execution), nil
 }
 
 // started waits for the execution that the push starts.
