@@ -184,7 +184,7 @@ func Find(u, token, dataDir string) (*Client, error) {
 		return nil, fmt.Errorf("--url %q is no http(s)://host[:port]", u)
 	}
 	if token == "" {
-		return nil, errors.New("no token: give --token, set SLIPWAY_TOKEN, or run `slipway login URL --token T`")
+		return nil, errors.New("no token: give --token or set SLIPWAY_TOKEN; the owner's is in the file admin-token of the data directory")
 	}
 	return NewClient(u, token), nil
 }

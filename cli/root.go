@@ -40,8 +40,8 @@ func NoArgs(c *cobra.Command, args []string) error {
 type who struct{ url, token, dataDir string }
 
 func (w *who) flags(c *cobra.Command) {
-	c.Flags().StringVar(&w.url, "url", "", "`URL` of the server (SLIPWAY_URL, or the one logged in to, or http://127.0.0.1:8080)")
-	c.Flags().StringVar(&w.token, "token", "", "`token` (SLIPWAY_TOKEN, or the one logged in with)")
+	c.Flags().StringVar(&w.url, "url", "", "`URL` of the server (SLIPWAY_URL, or http://127.0.0.1:8080)")
+	c.Flags().StringVar(&w.token, "token", "", "`token` (SLIPWAY_TOKEN)")
 	c.Flags().StringVar(&w.dataDir, "data-dir", "/var/lib/slipway", "`directory` whose admin-token is used when no other token is known")
 }
 

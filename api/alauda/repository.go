@@ -68,7 +68,7 @@ func (h *Handlers) remote(c *buildConfigBody, bad *project.Invalid) (keptConfig,
 	case c.CodeRepoClient == "":
 		bad.Add("build_config.code_repo_client", "required", "is required")
 	case c.CodeRepoClient == "FileUpload":
-		bad.Add("build_config.code_repo_client", "unsupported", "uploads are built by `slipway build`")
+		bad.Add("build_config.code_repo_client", "unsupported", "uploads are not taken by this version; push the source to the repository of a project")
 	default:
 		bad.Add("build_config.code_repo_client", "enum", "must be one of GitHub, Bitbucket, OSChina, GitCafe, Simple")
 	}

@@ -184,7 +184,6 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 	named("from_revision", "revision", &in.From)
 	named("branch", "name", &in.Branch)
 	named("tag", "name", &in.Tag)
-	named("pull_request", "name", &in.PullRequest)
 	d.member(b, "comment", func(raw json.RawMessage) { in.Comment = d.str(raw) })
 	d.member(b, "refresh", func(raw json.RawMessage) { in.Refresh = d.bool(raw) })
 	d.member(b, "clear_cache", func(raw json.RawMessage) { in.ClearCache = d.bool(raw) })
@@ -195,7 +194,7 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 			in.Only = append(in.Only, pipeline.ActionID(id))
 		}
 	})
-	for _, name := range []string{"delay_until", "environment", "package_version"} {
+	for _, name := range []string{"pull_request", "delay_until", "environment", "package_version"} {
 		if raw, ok := b[name]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
 			d.inv.Add(name, "unsupported", "is not supported by this version")
 		}
