@@ -555,7 +555,7 @@ func TestUploadWithoutRoom(t *testing.T) {
 		return fmt.Errorf("the disk is nearly full: %w", errdefs.ErrResourceExhausted)
 	}
 	a := w.do(w.ann, "POST", "/v2/team/app/blobs/uploads/", nil)
-	if a.code != 507 || !strings.Contains(string(a.body), "nearly full") {
+	if a.code != 507 || !strings.Contains(a.body, "nearly full") {
 		t.Errorf("%d %s", a.code, a.body)
 	}
 	if _, err := w.images.Load(t.Context(), w.annA, w.team.ID, "", strings.NewReader("")); !errdefs.IsResourceExhausted(err) {
