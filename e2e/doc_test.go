@@ -6,7 +6,8 @@
 //	world_test.go   what clients do: projects, pipelines, pushes, stacks
 //	prober_test.go  asks a hosted service all the time
 //	crash_test.go   a kill -9 at every place that crash.At marks
-//	kills_test.go   a kill -9 of what runs beside the server, and of it in an upload
+//	kills_test.go   a kill -9 of what runs beside the server
+//	upload_test.go  a kill -9 in the middle of an upload
 //	start_test.go   what a server cannot start with, and a first start that is killed
 //	kit_test.go       an image to run, registries of others, one action at a time
 //	dialects_test.go  one build through three dialects

@@ -165,7 +165,7 @@ func (s *server) footprint() (count map[string]int, pool int, all []string) {
 		}
 	}
 	for _, c := range s.cgroups() {
-		if !strings.HasSuffix(c, "/work/buildkit") { // it is made for the first build step and stays
+		if filepath.Base(c) != "buildkit" { // it is made for the first build step and stays
 			add("cgroup", c)
 		}
 	}
