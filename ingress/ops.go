@@ -241,6 +241,8 @@ func (i *Ingresses) of(ctx context.Context, projects []project.Project) ([]Ingre
 	return list, err
 }
 
+// makeDefaults makes those that are missing. One whose hostname another has
+// (by a change of the domain) stays missing; that is nobody else's harm.
 func (i *Ingresses) makeDefaults(tx *db.Tx, projects []project.Project) error {
 	for _, p := range projects {
 		if have, err := hasDefault(tx, p.ID); have || err != nil {
@@ -255,8 +257,10 @@ func (i *Ingresses) makeDefaults(tx *db.Tx, projects []project.Project) error {
 			return err
 		}
 		host := p.ShortID + "." + i.domain
-		if err := i.free(tx, host); err != nil {
-			return fmt.Errorf("%s: %w", host, err)
+		if err := i.free(tx, host); errdefs.IsAlreadyExists(err) {
+			continue
+		} else if err != nil {
+			return err
 		}
 		err := i.insert(tx, p, Ingress{
 			ID: ID(uuid.NewString()), Project: p.ID, Hostname: host, Default: true, Enabled: true, Verified: true,

@@ -186,3 +186,23 @@ func TestDefaultIngress(t *testing.T) {
 		t.Errorf("the name of a deleted project: %v", err)
 	}
 }
+
+// TestDefaultTaken has a hostname of a default ingress in somebody's hands, as
+// it can be after a change of --domain: the others are made all the same.
+func TestDefaultTaken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	host := w.shop.ShortID + ".apps.example"
+	before := New(w.db, w.projects, "before.example")
+	if _, err := before.Create(t.Context(), w.rob, w.theirs.ID, host, toPage()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.List(t.Context(), w.ann, Filter{})
+	if err != nil || len(list) != 1 || list[0].Project != w.blog.ID {
+		t.Errorf("%+v, %v", list, err)
+	}
+	all, err := w.All(t.Context())
+	if err != nil || len(all) != 3 {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
