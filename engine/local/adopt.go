@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,8 +18,13 @@ import (
 	"slipway/engine/local/wire"
 )
 
-// adoptAtOnce bounds how many children are asked at the same time.
-const adoptAtOnce = 32
+const (
+	// adoptAtOnce bounds how many children are asked at the same time.
+	adoptAtOnce = 32
+	// adoptTime is how long a start waits for a child; one that answers later is
+	// adopted then.
+	adoptTime = 3 * time.Second
+)
 
 // openMonitors finds all containers of earlier servers again.
 func (e *Engine) openMonitors() error {
@@ -44,12 +50,38 @@ func (e *Engine) openMonitors() error {
 		m.by[rec.Name] = mon
 		room <- struct{}{}
 		wg.Go(func() {
-			mon.adopt()
+			adopted := make(chan struct{})
+			m.readers.Go(func() {
+				defer close(adopted)
+				mon.adopt()
+			})
+			select {
+			case <-adopted:
+			case <-time.After(adoptTime):
+				mon.presume()
+			}
 			<-room
 		})
 	}
 	wg.Wait()
 	return nil
+}
+
+// presume takes a container whose child does not answer (yet) for one that
+// runs, if it was started at all. It goes on; when it is to end, its child is
+// killed for not doing it.
+func (mon *monitor) presume() {
+	mon.m.e.log.Warn("the monitor of a container does not answer; it is waited for in the background", "id", mon.ID)
+	b, err := os.ReadFile(filepath.Join(mon.m.run(mon.Name), wire.PidFile))
+	if err != nil {
+		return
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	mon.mu.Lock()
+	defer mon.mu.Unlock()
+	if mon.pid == 0 { // it has not answered at this very moment
+		mon.pid, mon.started = pid, mon.At
+	}
 }
 
 // begun says whether a child may have started the container. One that was
@@ -73,11 +105,11 @@ func (mon *monitor) adopt() {
 		if err != nil {
 			break
 		}
+		mon.mu.Lock()
+		mon.child = peer(c)
+		mon.mu.Unlock()
 		r, ok := <-mon.attach(c, version)
 		if ok && r.Error == "" {
-			mon.mu.Lock()
-			mon.child = r.Pid
-			mon.mu.Unlock()
 			mon.resume(version)
 			return
 		}
@@ -91,6 +123,9 @@ func (mon *monitor) adopt() {
 	}
 	x := readExit(m.dir(mon.Name))
 	if x == nil {
+		if m.e.closing.Load() {
+			return // we hung up on a child that did not answer
+		}
 		why := engine.ReasonLost
 		if mon.Boot != m.e.boot {
 			why = engine.ReasonHost
@@ -100,11 +135,27 @@ func (mon *monitor) adopt() {
 	mon.ended(x)
 }
 
+// peer is the pid of the process that listens on the other end, which is known
+// even if it does not answer; 0 if it is not.
+func peer(c net.Conn) (pid int) {
+	rc, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = rc.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
+}
+
 // resume goes on with a child that answers.
 func (mon *monitor) resume(version int) {
 	if version != wire.Version {
-		mon.foreign = version
-		mon.started = mon.At
+		mon.mu.Lock()
+		mon.foreign, mon.started = version, mon.At
+		mon.mu.Unlock()
 		mon.m.e.log.Warn("a container is watched by a monitor of another release; it can only be ended", "id", mon.ID, "protocol", version)
 		mon.wait()
 		return
@@ -119,21 +170,6 @@ func (mon *monitor) resume(version int) {
 		}
 	}
 	mon.wait()
-}
-
-// Foreign lists the runs and instances whose monitors speak a protocol of
-// another release: they go on and can be ended, no more.
-func (e *Engine) Foreign() (ids []string) {
-	for _, mon := range e.monitors.all("") {
-		select {
-		case <-mon.done:
-		default:
-			if mon.foreign != 0 {
-				ids = append(ids, mon.ID)
-			}
-		}
-	}
-	return ids
 }
 
 // lost ends what is left of a container without a child and writes the exit

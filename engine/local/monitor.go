@@ -293,6 +293,9 @@ func reap(pid int) {
 func (mon *monitor) attach(c net.Conn, version int) <-chan wire.Reply {
 	mon.mu.Lock()
 	mon.conn, mon.open = c, map[int]chan wire.Reply{}
+	if mon.m.e.closing.Load() { // hangUp may have been before
+		_ = c.Close()
+	}
 	mon.mu.Unlock()
 	mon.m.readers.Go(func() { mon.read(c) })
 	return mon.send(wire.Request{Op: wire.OpHello, V: version})

@@ -104,9 +104,6 @@ func TestForeignMonitor(t *testing.T) {
 	if i := b.instance("stack/p", "old"); i.State != engine.Running {
 		t.Errorf("%+v", i)
 	}
-	if f := b.Foreign(); len(f) != 1 || f[0] != "old" {
-		t.Errorf("%v", f)
-	}
 	b.restart()
 	b.apply("stack/p", engine.Change{Stop: &engine.StopSpec{ID: "old", Grace: time.Second}})
 	if i := b.instance("stack/p", "old"); i.State != engine.Ended || i.Exit.Code != 143 || i.Exit.Reason != engine.ReasonStop {
@@ -167,6 +164,43 @@ func TestHungMonitor(t *testing.T) {
 	}
 	if x := b.instance("stack/p", i.ID); x.Exit.Reason != engine.ReasonLost {
 		t.Errorf("%+v", x.Exit)
+	}
+	until(t, "nothing is left", func() bool { return b.traces() == noTraces })
+}
+
+// TestHungMonitorAtStart has monitors that are stopped when the server starts:
+// it starts all the same, and what they watch goes on.
+func TestHungMonitorAtStart(t *testing.T) {
+	b := open(t)
+	wakes, stays := b.serve("p", answers), b.serve("p", answers)
+	child := func(i engine.Instance) int { return b.monitors.get(instanceName(i.ID)).child }
+	children := []int{child(wakes), child(stays)}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range children {
+		_ = unix.Kill(pid, unix.SIGSTOP)
+	}
+	t0 := time.Now()
+	b.reopen()
+	b.restart() // the end of a server does not wait for them, nor end them
+	if took := time.Since(t0); took > 2*adoptTime+5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	for n, i := range []engine.Instance{wakes, stays} {
+		if now := b.instance("stack/p", i.ID); now.State != engine.Running || ask(now.Addr.String()) != "hello" || child(i) != children[n] {
+			t.Errorf("%+v, monitor %d", now, child(i))
+		}
+	}
+	_ = unix.Kill(children[0], unix.SIGCONT)
+	until(t, "it is adopted", func() bool { return b.instance("stack/p", wakes.ID).Started.Equal(wakes.Started) })
+	for _, i := range []engine.Instance{wakes, stays} {
+		b.apply("stack/p", engine.Change{Stop: &engine.StopSpec{ID: i.ID, Grace: 200 * time.Millisecond}})
+	}
+	for i, why := range map[engine.Instance]engine.Reason{wakes: engine.ReasonStop, stays: engine.ReasonLost} {
+		if now := b.instance("stack/p", i.ID); now.State != engine.Ended || now.Exit.Reason != why {
+			t.Errorf("%+v, want %s", now, why)
+		}
 	}
 	until(t, "nothing is left", func() bool { return b.traces() == noTraces })
 }
