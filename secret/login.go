@@ -61,14 +61,17 @@ func checkHost(s string) string {
 // Validate finds all that is wrong.
 func (l Login) Validate() error {
 	var bad project.Invalid
+	l.validate(&bad)
+	return bad.Err()
+}
+
+func (l Login) validate(bad *project.Invalid) {
 	if l.Host == "" {
 		bad.Add("host", "required", "must not be empty")
 	} else if m := checkHost(l.Host); m != "" {
 		bad.Add("host", "format", m)
 	}
-	if utf8.RuneCountInString(l.Description) > maxDescription {
-		bad.Add("description", "maximum", fmt.Sprintf("must be at most %d characters", maxDescription))
-	}
+	checkDescription(bad, l.Description)
 	switch {
 	case l.Username == "" && l.Password != "":
 		bad.Add("username", "required", "must not be empty when there is a password")
@@ -85,7 +88,6 @@ func (l Login) Validate() error {
 	case !utf8.ValidString(l.Password) || strings.ContainsRune(l.Password, 0):
 		bad.Add("password", "format", "must be text")
 	}
-	return bad.Err()
 }
 
 func (l Login) hidden() Login {

@@ -297,8 +297,9 @@ func (s *Secrets) seenLogin(tx *db.Tx, by access.Actor, id string, right access.
 }
 
 // UpdateLogin replaces a login but for its id and project; a password given as
-// Encrypted stays. What the last check said is forgotten when the host or the
-// credentials change.
+// Encrypted stays unless the host becomes another one: who may change a login
+// need not be one who may know its password. What the last check said is
+// forgotten when the host or the credentials change.
 func (s *Secrets) UpdateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		old, err := s.seenLogin(tx, by, l.ID, access.StackWrite)
@@ -306,10 +307,14 @@ func (s *Secrets) UpdateLogin(ctx context.Context, by access.Actor, l Login) (Lo
 			return err
 		}
 		l.Project, l.Valid, l.Checked = old.Project, old.Valid, old.Checked
+		var bad project.Invalid
 		if l.Password == Encrypted {
-			l.Password = old.Password
+			if l.Password = old.Password; l.Password != "" && l.Host != old.Host {
+				bad.Add("password", "required", "is to be given anew for another host")
+			}
 		}
-		if err := l.Validate(); err != nil {
+		l.validate(&bad)
+		if err := bad.Err(); err != nil {
 			return err
 		}
 		if l.Host != old.Host || l.Username != old.Username || l.Password != old.Password {

@@ -433,6 +433,8 @@ func TestVariableInput(t *testing.T) {
 		"type":                                 {Key: "A", Type: "GPG_KEY"},
 		"value":                                {Key: "A", Value: "a\x00"},
 		"value ":                               {Key: "A", Value: strings.Repeat("x", maxValue+1)},
+		"value  ":                              {Key: "A", Value: strings.Repeat("x", MaxWord-1)}, // with A=
+		"description":                          {Key: "A", Description: "a\x00"},
 		"file_place":                           {Key: "A", FilePlace: "THERE"},
 		"file_place ":                          {Key: "A", FilePlace: Container, FilePath: "/x"},
 		"file_path":                            {Key: "A", Type: File, FilePlace: Container},
@@ -452,6 +454,18 @@ func TestVariableInput(t *testing.T) {
 		}
 		if s := strings.Join(got, " "); s != strings.TrimSpace(paths) {
 			t.Errorf("%q instead of %q", s, paths)
+		}
+	}
+}
+
+func TestLongestVariable(t *testing.T) {
+	t.Parallel()
+	for _, v := range []Variable{
+		{Key: "A", Type: Var, FilePlace: None, Value: strings.Repeat("x", MaxWord-2)},
+		{Key: "A", Type: File, FilePlace: None, Value: strings.Repeat("x", maxValue)},
+	} {
+		if err := v.Validate(); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -494,6 +508,18 @@ func TestLogins(t *testing.T) {
 	got, err := w.UpdateLogin(t.Context(), w.admin, made)
 	if err != nil || !got.Valid || got.Checked.IsZero() || opened().Password != "hunter2" || opened().Description != "theirs" {
 		t.Error(got, err)
+	}
+	// Somebody who does not know the password does not get it sent to a host of
+	// theirs.
+	moved := made
+	moved.Host, moved.Username = "registry.example", "a:b"
+	_, err = w.UpdateLogin(t.Context(), w.admin, moved)
+	if bad, ok := project.AsInvalid(err); !ok || len(bad.Fields) != 2 || bad.Fields[0].Path != "password" || opened().Host != "registry.example:5000" {
+		t.Error(err)
+	}
+	moved.Username, moved.Password = "u", "another"
+	if _, err = w.UpdateLogin(t.Context(), w.admin, moved); err != nil || opened().Host != "registry.example" || opened().Password != "another" {
+		t.Error(err)
 	}
 	made.Password = "changed"
 	if got, err = w.UpdateLogin(t.Context(), w.admin, made); err != nil || got.Valid || !got.Checked.IsZero() || opened().Password != "changed" {

@@ -76,6 +76,11 @@ type Variable struct {
 	Updated     time.Time
 }
 
+// MaxWord is how long an argument of a program may be, and a variable of its
+// environment with its name and the =, in bytes: the kernel starts none with a
+// longer one.
+const MaxWord = 128<<10 - 1
+
 const (
 	maxValue       = 256 << 10 // bytes
 	maxDescription = 4096
@@ -120,12 +125,12 @@ func (v Variable) Validate() error {
 	switch {
 	case len(v.Value) > maxValue:
 		bad.Add("value", "maximum", fmt.Sprintf("must be at most %d bytes", maxValue))
+	case v.Type == Var && len(v.Key)+1+len(v.Value) > MaxWord:
+		bad.Add("value", "maximum", fmt.Sprintf("must be at most %d bytes with the key and =: no program can be started with more; a FILE may be longer", MaxWord))
 	case !utf8.ValidString(v.Value) || strings.ContainsRune(v.Value, 0):
 		bad.Add("value", "format", "must be text")
 	}
-	if utf8.RuneCountInString(v.Description) > maxDescription {
-		bad.Add("description", "maximum", fmt.Sprintf("must be at most %d characters", maxDescription))
-	}
+	checkDescription(&bad, v.Description)
 	switch {
 	case v.FilePlace != None && v.FilePlace != Container:
 		bad.Add("file_place", "enum", "must be NONE or CONTAINER")
@@ -142,6 +147,15 @@ func (v Variable) Validate() error {
 		bad.Add("file_chmod", "format", "must be octal, like 600")
 	}
 	return bad.Err()
+}
+
+func checkDescription(bad *project.Invalid, s string) {
+	switch {
+	case utf8.RuneCountInString(s) > maxDescription:
+		bad.Add("description", "maximum", fmt.Sprintf("must be at most %d characters", maxDescription))
+	case strings.ContainsRune(s, 0):
+		bad.Add("description", "format", "must not contain NUL")
+	}
 }
 
 // hidden is how a variable leaves the front door.
