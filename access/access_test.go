@@ -346,6 +346,10 @@ func TestNewTokenIsWithinItsMaker(t *testing.T) {
 		t.Error(paths)
 	}
 
+	if err := (NewToken{Name: "a\x00"}).Validate(time.Now()); !errors.As(err, &bad) || len(bad.Fields) != 1 || bad.Fields[0].Path != "name" {
+		t.Error(err)
+	}
+
 	_, s, err = w.CreateToken(t.Context(), w.admin, NewToken{Name: "weak", Scopes: []Scope{Workspace}})
 	if err != nil {
 		t.Fatal(err)

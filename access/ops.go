@@ -98,6 +98,8 @@ func (n NewToken) Validate(now time.Time) error {
 		bad.Add("name", "required", "must not be empty")
 	case utf8.RuneCountInString(n.Name) > 255:
 		bad.Add("name", "maximum", "must be at most 255 characters")
+	case strings.ContainsRune(n.Name, 0):
+		bad.Add("name", "format", "must not contain NUL")
 	}
 	for i, s := range n.Scopes {
 		if !KnownScope(s) {

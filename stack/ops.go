@@ -208,8 +208,8 @@ func (s *Stacks) Create(ctx context.Context, by access.Actor, id project.ID, des
 	bad := &project.Invalid{}
 	if description = strings.TrimSpace(description); description == "" {
 		bad.Add("description", "required", "a description is needed")
-	} else if len(description) > maxText {
-		bad.Add("description", "maximum", fmt.Sprintf("at most %d bytes", maxText))
+	} else {
+		checkDescription(bad, "description", description)
 	}
 	if err := bad.Err(); err != nil {
 		return Stack{}, err

@@ -79,10 +79,10 @@ func (w *world) rename(to string) error {
 	switch {
 	case to == "":
 		bad.Add("description", "required", "must not be empty")
-	case len(to) > maxText:
-		bad.Add("description", "maximum", fmt.Sprintf("at most %d bytes", maxText))
 	case string(w.stack.ID) == string(w.stack.Project):
 		bad.Add("description", "unsupported", "the default stack keeps its description")
+	default:
+		checkDescription(bad, "description", to)
 	}
 	w.stack.Description = to
 	return bad.Err()

@@ -10,6 +10,7 @@ import (
 	"slipway/engine"
 	"slipway/ingress"
 	"slipway/project"
+	"slipway/secret"
 )
 
 func ended(n int64, at time.Duration, ran time.Duration, x engine.Exit) engine.Instance {
@@ -161,10 +162,11 @@ func TestValidateFindsEverything(t *testing.T) {
 			"ok":  {Restart: OnFailure, Definition: Definition{Image: "nginx", Limits: Limits{CPUs: "0.5", Memory: "512mb"}}},
 			"-a":  {Definition: Definition{Image: "nginx"}},
 			"web": {Definition: Definition{Image: "nginx"}},
-			"Web": {Restart: "never", Definition: Definition{
-				Env: map[string]string{"": "x", "A": "\x00"}, Command: []string{"a", "b\x00"}, StopGrace: -1, Limits: Limits{CPUs: "0x1", Memory: "1k"},
+			"Web": {Restart: "never", Description: "a\x00", Definition: Definition{
+				Env:     map[string]string{"": "x", "A": "\x00", "B": strings.Repeat("x", secret.MaxWord-1), "C": strings.Repeat("x", secret.MaxWord-2)},
+				Command: []string{"a", "b\x00", strings.Repeat("x", secret.MaxWord+1), strings.Repeat("x", secret.MaxWord)}, StopGrace: -1, Limits: Limits{CPUs: "0x1", Memory: "1k"},
 				Ports:  []Port{{0, 80, "tcp"}, {80, 80, "icmp"}, {80, 80, "tcp"}, {80, 81, "tcp"}, {80, 80, "udp"}},
-				Mounts: []Mount{{Volume: "v", Target: "/a"}, {Volume: "v", Target: "/a/"}, {Volume: "v", Home: "p-1", Target: "/b"}, {Volume: "v", Target: "/"}, {Home: "p-1", Path: "../x", Target: "/c"}},
+				Mounts: []Mount{{Volume: "v", Target: "/a"}, {Volume: "v", Target: "/a/"}, {Volume: "v", Home: "p-1", Target: "/b"}, {Volume: "v", Target: "/"}, {Home: "p-1", Path: "../x", Target: "/c"}, {Home: "p-1", Path: "x\x00", Target: "/d"}},
 			}},
 		},
 		Volumes: map[string]string{"v": "", "w": "v", "a/b": ""},
@@ -178,10 +180,10 @@ func TestValidateFindsEverything(t *testing.T) {
 		got = append(got, f.Path+" "+f.Kind)
 	}
 	want := []string{
-		"services.-a format", "services.Web.restartPolicy enum", "services.Web.image required", "services.Web.command.1 format",
-		"services.Web.environment. format", "services.Web.environment.A format", "services.Web.ports.0 format", "services.Web.ports.1 format",
+		"services.-a format", "services.Web.description format", "services.Web.restartPolicy enum", "services.Web.image required", "services.Web.command.1 format",
+		"services.Web.command.2 maximum", "services.Web.environment. format", "services.Web.environment.A format", "services.Web.environment.B maximum", "services.Web.ports.0 format", "services.Web.ports.1 format",
 		"services.Web.ports.3 conflict", "services.Web.volumes.1 conflict", "services.Web.volumes.2 format", "services.Web.volumes.3 format",
-		"services.Web.volumes.4 format", "services.Web.deploy.resources.limits.cpus format", "services.Web.deploy.resources.limits.memory format",
+		"services.Web.volumes.4 format", "services.Web.volumes.5 format", "services.Web.deploy.resources.limits.cpus format", "services.Web.deploy.resources.limits.memory format",
 		"services.Web.stop_grace_period minimum", "services.web conflict", "volumes.a/b format", "volumes.w.name conflict",
 	}
 	if !slices.Equal(got, want) {

@@ -11,6 +11,7 @@ import (
 
 	"slipway/image"
 	"slipway/project"
+	"slipway/secret"
 )
 
 // Bounds of a declaration.
@@ -74,9 +75,7 @@ func (d Declaration) Validate() error {
 }
 
 func (d Declared) check(bad *project.Invalid, at string) {
-	if len(d.Description) > maxText {
-		bad.Add(at+".description", "maximum", fmt.Sprintf("at most %d bytes", maxText))
-	}
+	checkDescription(bad, at+".description", d.Description)
 	switch d.Restart {
 	case "", RestartNo, OnFailure, Always, UnlessStopped:
 	default:
@@ -95,6 +94,9 @@ func (d Declared) check(bad *project.Invalid, at string) {
 		}
 		if strings.Contains(d.Env[k], "\x00") {
 			bad.Add(at+".environment."+k, "format", "a value has no NUL")
+		}
+		if len(k)+1+len(d.Env[k]) > secret.MaxWord {
+			bad.Add(at+".environment."+k, "maximum", fmt.Sprintf("must be at most %d bytes with its name and =: no program can be started with more", secret.MaxWord))
 		}
 	}
 	d.checkPorts(bad, at+".ports")
@@ -124,6 +126,18 @@ func checkWords(bad *project.Invalid, at string, words []string) {
 		if strings.Contains(w, "\x00") {
 			bad.Add(fmt.Sprintf("%s.%d", at, i), "format", "must not contain NUL")
 		}
+		if len(w) > secret.MaxWord {
+			bad.Add(fmt.Sprintf("%s.%d", at, i), "maximum", fmt.Sprintf("must be at most %d bytes: no program can be started with more", secret.MaxWord))
+		}
+	}
+}
+
+func checkDescription(bad *project.Invalid, at, s string) {
+	switch {
+	case len(s) > maxText:
+		bad.Add(at, "maximum", fmt.Sprintf("at most %d bytes", maxText))
+	case strings.Contains(s, "\x00"):
+		bad.Add(at, "format", "must not contain NUL")
 	}
 }
 
@@ -166,7 +180,7 @@ func (d Definition) checkMounts(bad *project.Invalid, at string) {
 			bad.Add(here, "format", "names one volume of the stack, or a directory of the project")
 		case m.Volume != "" && !volumeKey.MatchString(m.Volume):
 			bad.Add(here, "format", "is not the name of a volume")
-		case path.Clean("/"+m.Path) != "/"+m.Path && m.Path != "":
+		case path.Clean("/"+m.Path) != "/"+m.Path && m.Path != "" || strings.Contains(m.Path, "\x00"):
 			bad.Add(here, "format", "the path in the project is not a clean one")
 		case !path.IsAbs(m.Target) || strings.Contains(m.Target, "\x00"):
 			bad.Add(here, "format", "the place in the container must be an absolute path")
