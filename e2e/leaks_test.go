@@ -158,7 +158,7 @@ func (s *server) footprint() (count map[string]int, pool int, all []string) {
 		case strings.HasPrefix(n, "v"):
 			add("veth", n)
 		default:
-			// The bridge of a project without containers stays until the next start.
+			// The bridge of a project without containers stays for some seconds.
 			if ports, _ := filepath.Glob("/sys/class/net/" + n + "/brif/*"); len(ports) > 0 && !strings.HasSuffix(n, "-0") {
 				add("bridge", n)
 			}
