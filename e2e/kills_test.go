@@ -86,7 +86,7 @@ func (s *server) quiet(t *testing.T) (want map[string]int) {
 	until(t, 20*time.Second, "there is one service and nothing else", func() error {
 		count, _, all := s.footprint()
 		want = count
-		for kind, n := range map[string]int{"mount": 3, "process": 4, "record": 1, "veth": 1, "bundle": 1, "layer": 1, "monitor": 1, "state": 1} {
+		for kind, n := range map[string]int{"mount": 4, "process": 4, "record": 1, "veth": 1, "bundle": 1, "layer": 1, "monitor": 1, "state": 1} {
 			if count[kind] != n {
 				return fmt.Errorf("%s: %d, not %d\n%s", kind, count[kind], n, strings.Join(all, "\n"))
 			}

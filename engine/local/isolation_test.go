@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"slipway/engine"
 )
 
@@ -162,6 +164,35 @@ true`
 	if out != "1000\n1000\nCapEff:\t0000000000000000\n/" {
 		t.Errorf("%q", out)
 	}
+}
+
+// TestOwnFilesAreBounded has a container write to the files of /etc that are in
+// the server's memory.
+func TestOwnFilesAreBounded(t *testing.T) {
+	b := open(t)
+	i := b.serve("p", answers)
+	before := free(t, b.Engine.run)
+	_, out := b.exec(i.ID, `echo 10.0.0.1 other >> /etc/hosts && grep -c other /etc/hosts
+for f in hosts hostname resolv.conf; do head -c 30000000 /dev/zero 2>/dev/null >> /etc/$f || echo full; done`)
+	if out != "1\nfull\nfull\nfull" {
+		t.Errorf("%q", out)
+	}
+	if gone := before - free(t, b.Engine.run); gone > 2*etcMax {
+		t.Errorf("%d bytes of the server's memory are gone", gone)
+	}
+	if i = b.serve("p", answers); i.State != engine.Running {
+		t.Errorf("the next one: %+v", i)
+	}
+}
+
+// free is the room of a file system in bytes.
+func free(t testing.TB, dir string) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return int64(st.Bavail) * st.Bsize
 }
 
 // serve starts a service with a script.

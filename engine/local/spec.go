@@ -35,6 +35,9 @@ const (
 	maxFiles    = 1 << 20
 	softFiles   = 1 << 16
 	hostNameMax = 63
+	// etcMax is how much a container may write to the files of its own in /etc,
+	// in bytes.
+	etcMax = 256 << 10
 )
 
 // plan of one container: what run and instance specs have in common.
@@ -256,7 +259,9 @@ func environment(lists ...[]string) []string {
 	return out
 }
 
-// bindFiles writes what is put into the container as files, in memory.
+// bindFiles writes what is put into the container as files, in memory. Those
+// that it may write to lie in a file system of a size of its own, lest it fill
+// that of everybody.
 func (e *Engine) bindFiles(c *container, u *user.ExecUser) ([]specs.Mount, error) {
 	hosts := "127.0.0.1\tlocalhost\n"
 	if c.addr.IsValid() {
@@ -273,12 +278,23 @@ func (e *Engine) bindFiles(c *container, u *user.ExecUser) ([]specs.Mount, error
 	}
 	own := len(files)
 	files = append(files, c.files...)
+	etc := filepath.Join(c.rec.Bundle, "etc")
+	if err := os.Mkdir(etc, 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("slipway", etc, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=0755,size=%d", etcMax)); err != nil {
+		return nil, fmt.Errorf("a file system in memory on %s: %w", etc, err)
+	}
+	c.rec.Mounts = append(c.rec.Mounts, etc)
 	var l []specs.Mount
 	for i, f := range files {
 		if isRootPath(f.Path) {
 			return nil, fmt.Errorf("a file without a path: %w", errdefs.ErrInvalidArgument)
 		}
 		from := filepath.Join(c.rec.Bundle, "f"+strconv.Itoa(i))
+		if i < own {
+			from = filepath.Join(etc, filepath.Base(f.Path))
+		}
 		mode := fs.FileMode(f.Mode) & fs.ModePerm
 		if mode == 0 {
 			mode = 0o444

@@ -170,7 +170,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.reopen()
-	if got := b.traces(); got != strings.NewReplacer("mounts 0", "mounts 1", "cgroups 0", "cgroups 1", "states 0", "states 1", "bundles 0", "bundles 1", "monitors 0", "monitors 1", "layers 0", "layers 1", "processes 0", fmt.Sprintf("processes %d", len(b.cgroups.procs(keep.Cgroup)))).Replace(noTraces) {
+	if got := b.traces(); got != strings.NewReplacer("mounts 0", "mounts 2", "cgroups 0", "cgroups 1", "states 0", "states 1", "bundles 0", "bundles 1", "monitors 0", "monitors 1", "layers 0", "layers 1", "processes 0", fmt.Sprintf("processes %d", len(b.cgroups.procs(keep.Cgroup)))).Replace(noTraces) {
 		t.Errorf("left: %s", got)
 	}
 	select {
