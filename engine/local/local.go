@@ -202,7 +202,7 @@ func (e *Engine) start(ctx context.Context) error {
 	e.openServices()
 	e.openRuns()
 	lap("containers")
-	return e.net.prune()
+	return nil
 }
 
 // Close leaves all containers running. Calls that are under way should have

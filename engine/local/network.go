@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ const (
 	// Last octets of the containers of a network; the gateway has 1.
 	firstAddr, lastAddr = 2, 250
 	maxBases            = 4
+	// networkIdle is how long a network without a container stays: longer than
+	// one that replaces another takes.
+	networkIdle = 10 * time.Second
 )
 
 // network owns the bridges of this instance (one for runs and builds, one for
@@ -40,6 +44,7 @@ type network struct {
 	bridges map[string]netlink.Link // network -> its bridge, if it is up
 	taken   map[string]map[int]bool // network -> last octets in use
 	next    map[string]int          // network -> where the search goes on
+	idle    *time.Timer             // of networks without a container
 	rulesMu sync.Mutex              // one writer of the table at a time
 }
 
@@ -75,6 +80,7 @@ func (p *plan) free() int {
 func (e *Engine) openNetwork() error {
 	n := &network{e: e, mtu: outMTU(), bridges: map[string]netlink.Link{}, taken: map[string]map[int]bool{}, next: map[string]int{}}
 	n.pool.n = n
+	n.idle = time.AfterFunc(networkIdle, n.pruneIdle) // earlier servers left some
 	e.net = n
 	b, err := os.ReadFile(n.file())
 	switch {
@@ -125,7 +131,10 @@ func (e *Engine) openNetwork() error {
 
 // close drops the pool. Bridges, rules and what containers use stay: they go
 // on without us.
-func (n *network) close() { n.pool.close() }
+func (n *network) close() {
+	n.idle.Stop()
+	n.pool.close()
+}
 
 func (n *network) file() string { return n.e.path("networks.json") }
 
@@ -332,6 +341,9 @@ func (n *network) give(name string, last int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.taken[name], last)
+	if len(n.taken[name]) == 0 {
+		n.idle.Reset(networkIdle)
+	}
 }
 
 // gatewayOf is where the containers of a network send their questions; it is
@@ -379,6 +391,17 @@ func (n *network) prune() error {
 	err = errors.Join(err, n.save())
 	n.mu.Unlock()
 	return errors.Join(err, n.writeRules())
+}
+
+// pruneIdle is prune some time after a network has lost its last container.
+func (n *network) pruneIdle() {
+	if !n.e.begin() {
+		return
+	}
+	defer n.e.ending.Done()
+	if err := n.prune(); err != nil {
+		n.e.log.Error("networks without a container could not be removed", "err", err)
+	}
 }
 
 // Networks implements engine.Networks.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"slipway/engine"
@@ -94,6 +95,30 @@ func TestAddresses(t *testing.T) {
 	n.give("p", 3)
 	if a, _ := n.take("p"); a != 4 { // not the one that was in use just now
 		t.Errorf("%d", a)
+	}
+}
+
+// TestNetworkWithoutContainers is taken off the host some time after its last
+// container; that of a project that has others stays.
+func TestNetworkWithoutContainers(t *testing.T) {
+	b := open(t)
+	stays, goes := b.serve("stays", answers), b.serve("goes", answers)
+	bridge := b.net.bridgeName(b.net.plan.Numbers["goes"])
+	if _, err := netlink.LinkByName(bridge); err != nil {
+		t.Fatal(err)
+	}
+	b.apply("stack/goes", engine.Change{Stop: &engine.StopSpec{ID: goes.ID}})
+	b.apply("stack/goes", engine.Change{Remove: goes.ID})
+	until(t, "its bridge is gone", func() bool {
+		l, err := b.Networks(t.Context())
+		_, lerr := netlink.LinkByName(bridge)
+		return err == nil && len(l) == 2 && lerr != nil
+	})
+	if ask(stays.Addr.String()) != "hello" {
+		t.Error("the other one does not answer")
+	}
+	if i := b.serve("goes", answers); ask(i.Addr.String()) == "" {
+		t.Errorf("started again: %+v", i)
 	}
 }
 
