@@ -248,6 +248,27 @@ func (b *backend) Tags(ctx context.Context, name, after string) iter.Seq2[string
 	return listSeq(list)
 }
 
+// empty tells whether a list has nothing in it, not even an error.
+func empty[T any](list iter.Seq2[T, error]) bool {
+	for range list {
+		return false
+	}
+	return true
+}
+
+// writeList answers with a list, which may be empty; ociserver would write null
+// then.
+func writeList(w http.ResponseWriter, list map[string]any) error {
+	body, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body)
+	return nil
+}
+
 // writeReferrers lists the manifests that are about another. ociserver would
 // write null for an empty list.
 func (b *backend) writeReferrers(w http.ResponseWriter, r *http.Request, d string) error {

@@ -26,7 +26,7 @@ const (
 	fullEvery  = 10 * time.Minute
 	flushEvery = 2 * time.Second
 	retryAfter = time.Second
-	looseFor   = 7 * 24 * time.Hour  // an untagged manifest
+	looseFor   = 7 * 24 * time.Hour  // an untagged manifest, an empty repository
 	unusedFor  = 30 * 24 * time.Hour // a pulled name that nobody asked for
 	uploadFor  = 24 * time.Hour      // as the engine keeps them
 	blobFor    = 48 * time.Hour      // an uploaded blob without a manifest
@@ -274,7 +274,10 @@ func (i *Images) compare(ctx context.Context) error {
 }
 
 // expire drops what is over: uploads and blobs that nobody finished, untagged
-// manifests, pulled names that nobody uses, and Keeps whose time has come.
+// manifests, pulled names that nobody uses, Keeps whose time has come, and
+// repositories in which nothing is left. The tags of a project's executions go
+// with its row, which is kept as long after the project was deleted as a
+// manifest without a tag.
 func (i *Images) expire(ctx context.Context) error {
 	var dead []string
 	err := i.db.Write(ctx, func(tx *db.Tx) (err error) {
@@ -297,7 +300,15 @@ func (i *Images) expire(ctx context.Context) error {
 		if err := expireOutside(tx, before(unusedFor)); err != nil {
 			return err
 		}
-		return expireManifests(tx, before(looseFor))
+		if err := expireManifests(tx, before(looseFor)); err != nil {
+			return err
+		}
+		// Without this a later one of the name would be public, say, as that one was.
+		_, err = tx.Exec(`DELETE FROM image_repositories AS r WHERE COALESCE(pushed, created) < ?
+			AND NOT EXISTS (SELECT 1 FROM image_manifests m WHERE m.repository = r.id)
+			AND NOT EXISTS (SELECT 1 FROM image_blobs b WHERE b.repository = r.id)
+			AND NOT EXISTS (SELECT 1 FROM image_uploads u WHERE u.repository = r.id)`, before(looseFor))
+		return err
 	})
 	for _, ref := range dead {
 		err = errors.Join(err, i.blobs.Abort(ctx, uploadPrefix+ref))

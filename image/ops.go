@@ -26,7 +26,7 @@ func (i *Images) Tag(ctx context.Context, by access.Actor, workspace, digest str
 	if _, err := i.blobs.Stat(ctx, digest); err != nil {
 		return fmt.Errorf("tag image: %w", err)
 	}
-	if err := i.db.Write(ctx, func(tx *db.Tx) error { return i.TagIn(tx, by, workspace, digest, names...) }); err != nil {
+	if err := i.db.Write(ctx, func(tx *db.Tx) error { return i.TagIn(tx, by, workspace, "", digest, names...) }); err != nil {
 		return fmt.Errorf("tag image: %w", err)
 	}
 	crash.At("image: tagged")
@@ -34,8 +34,10 @@ func (i *Images) Tag(ctx context.Context, by access.Actor, workspace, digest str
 }
 
 // TagIn is Tag in a transaction of the caller's; the image is held already, and
-// stays held in the caller's name until Settle has returned.
-func (i *Images) TagIn(tx *db.Tx, by access.Actor, workspace, digest string, names ...string) error {
+// stays held in the caller's name until Settle has returned. The tags are those
+// of a project, and go when it is removed, until somebody else sets them; "" is
+// none.
+func (i *Images) TagIn(tx *db.Tx, by access.Actor, workspace string, of project.ID, digest string, names ...string) error {
 	if err := by.May(workspace, access.ImageWrite); err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (i *Images) TagIn(tx *db.Tx, by access.Actor, workspace, digest string, nam
 		if err := want(tx, manifestHold(repo.id, digest), digest, noEnd()); err != nil {
 			return err
 		}
-		if err := tagged(tx, repo, tag, digest, by.User.ID); err != nil {
+		if err := tagged(tx, repo, tag, digest, by.User.ID, of); err != nil {
 			return fmt.Errorf("tag %s:%s: %w", name, tag, err)
 		}
 		if !counted[repo.id] {
@@ -76,8 +78,8 @@ func (i *Images) TagIn(tx *db.Tx, by access.Actor, workspace, digest string, nam
 }
 
 // tagged sets a tag and says so.
-func tagged(tx *db.Tx, repo repository, tag, digest string, user int64) error {
-	if err := setTag(tx, repo.id, tag, digest, user); err != nil {
+func tagged(tx *db.Tx, repo repository, tag, digest string, user int64, of project.ID) error {
+	if err := setTag(tx, repo.id, tag, digest, user, of); err != nil {
 		return err
 	}
 	return event.Write(tx, event.Event{Kind: event.ImageTagged, Workspace: repo.workspace, Subject: repo.Name + ":" + tag},
@@ -109,7 +111,7 @@ func (i *Images) Load(ctx context.Context, by access.Actor, workspace, name stri
 	err = i.db.Write(ctx, func(tx *db.Tx) error {
 		for n, img := range loaded {
 			if _, _, _, own := i.Own(names[n]); own {
-				if err := i.TagIn(tx, by, workspace, img.Digest, names[n]); err != nil {
+				if err := i.TagIn(tx, by, workspace, "", img.Digest, names[n]); err != nil {
 					return err
 				}
 				continue

@@ -45,10 +45,8 @@ func (b *backend) open(ctx context.Context) (*blobUpload, error) {
 	}
 	id := uuid.NewString()
 	err := b.i.db.Write(ctx, func(tx *db.Tx) (err error) {
-		if b.repo.id == 0 {
-			if b.repo, err = ensureRepository(tx, b.repo.workspace, b.repo.Name); err != nil {
-				return err
-			}
+		if b.repo, err = ensureRepository(tx, b.repo.workspace, b.repo.Name); err != nil {
+			return err
 		}
 		_, err = tx.Exec(`INSERT INTO image_uploads (id, repository, created) VALUES (?, ?, ?)`, id, b.repo.id, db.Micros(tx.Now))
 		return err
@@ -218,10 +216,8 @@ func (b *backend) MountBlob(ctx context.Context, from, _ string, d ociregistry.D
 		return ociregistry.Descriptor{}, unknownBlob(err, d.String())
 	}
 	err = b.i.db.Write(ctx, func(tx *db.Tx) (err error) {
-		if b.repo.id == 0 {
-			if b.repo, err = ensureRepository(tx, b.repo.workspace, b.repo.Name); err != nil {
-				return err
-			}
+		if b.repo, err = ensureRepository(tx, b.repo.workspace, b.repo.Name); err != nil {
+			return err
 		}
 		return addBlob(tx, b.repo.id, d.String())
 	})
@@ -286,7 +282,7 @@ func (b *backend) pushed(tx *db.Tx, c content, d, tag string, size int64) error 
 	if err := countPush(tx, b.repo.id); err != nil {
 		return err
 	}
-	return tagged(tx, b.repo, tag, d, b.by.User.ID)
+	return tagged(tx, b.repo, tag, d, b.by.User.ID, "")
 }
 
 // complete refuses a manifest that refers to what the repository does not

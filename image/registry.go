@@ -71,6 +71,9 @@ func (b *backend) admit(w http.ResponseWriter, r *http.Request, s shape, repo, l
 		if !b.by.Known() {
 			return r, ociregistry.ErrUnauthorized
 		}
+		if s == catalog && r.Method == http.MethodGet && empty(b.Repositories(r.Context(), r.URL.Query().Get("last"))) {
+			return nil, writeList(w, map[string]any{"repositories": []string{}})
+		}
 		return r, nil
 	}
 	scope := access.ImageWrite
@@ -92,6 +95,8 @@ func (b *backend) admit(w http.ResponseWriter, r *http.Request, s shape, repo, l
 		return b.checkManifest(r, last)
 	case s == uploads && r.URL.Query().Has("mount"):
 		return b.checkMount(r)
+	case s == tags && r.Method == http.MethodGet && empty(b.Tags(r.Context(), repo, r.URL.Query().Get("last"))):
+		return nil, writeList(w, map[string]any{"name": repo, "tags": []string{}})
 	case s == referrers && r.Method == http.MethodGet && ociref.IsValidDigest(last):
 		return nil, b.writeReferrers(w, r, last)
 	case s == upload && r.Method == http.MethodDelete:

@@ -395,9 +395,16 @@ func TestPublicRepositories(t *testing.T) {
 func TestListing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	if a := w.do(w.ann, "GET", "/v2/_catalog", nil); a.code != 200 || a.body != `{"repositories":[]}` {
+		t.Errorf("nothing yet: %d %s", a.code, a.body)
+	}
 	img := randomImage(t, 100, 1)
 	for _, tag := range []string{"c", "a", "b"} {
 		w.push(img, "team/app:"+tag)
+	}
+	w.push(img, "team/bare:v1")
+	if a := w.do(w.ann, "DELETE", "/v2/team/bare/manifests/v1", nil); a.code != 202 {
+		t.Errorf("untag: %d %s", a.code, a.body)
 	}
 	w.push(img, "team/zoo:v1")
 	w.must(crane.Push(img, w.host+"/rivals/theirs:v1", w.as(w.rob)...))
@@ -405,9 +412,12 @@ func TestListing(t *testing.T) {
 		"/v2/team/app/tags/list":            `{"name":"team/app","tags":["a","b","c"]}`,
 		"/v2/team/app/tags/list?n=2":        `{"name":"team/app","tags":["a","b"]}`,
 		"/v2/team/app/tags/list?n=2&last=b": `{"name":"team/app","tags":["c"]}`,
-		"/v2/_catalog":                      `{"repositories":["team/app","team/zoo"]}`,
+		"/v2/team/app/tags/list?last=c":     `{"name":"team/app","tags":[]}`,
+		"/v2/team/bare/tags/list":           `{"name":"team/bare","tags":[]}`,
+		"/v2/_catalog":                      `{"repositories":["team/app","team/bare","team/zoo"]}`,
+		"/v2/_catalog?last=team%2Fzoo":      `{"repositories":[]}`,
 		"/v2/_catalog?n=1":                  `{"repositories":["team/app"]}`,
-		"/v2/_catalog?n=1&last=team%2Fapp":  `{"repositories":["team/zoo"]}`,
+		"/v2/_catalog?n=1&last=team%2Fbare": `{"repositories":["team/zoo"]}`,
 	} {
 		a := w.do(w.ann, "GET", path, nil)
 		if a.code != 200 || a.body != want {

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"slipway/db"
+	"slipway/project"
 )
 
 // repository is a row.
@@ -166,16 +167,17 @@ func findTag(tx *db.Tx, repo int64, tag string) (digest string, err error) {
 	return digest, db.NotFound(err, "tag %s", tag)
 }
 
-// setTag points a tag at a manifest of the repository.
-func setTag(tx *db.Tx, repo int64, tag, digest string, user int64) error {
+// setTag points a tag at a manifest of the repository. It goes with the project
+// when that is removed; "" is none.
+func setTag(tx *db.Tx, repo int64, tag, digest string, user int64, of project.ID) error {
 	// what loses the tag may be removed only after a while
 	if _, err := tx.Exec(`UPDATE image_manifests SET touched = ? WHERE repository = ? AND digest IN
 		(SELECT digest FROM image_tags WHERE repository = ? AND tag = ?)`, db.Micros(tx.Now), repo, repo, tag); err != nil {
 		return err
 	}
-	_, err := tx.Exec(`INSERT INTO image_tags (repository, tag, digest, user_id, updated) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (repository, tag) DO UPDATE SET digest = excluded.digest, user_id = excluded.user_id, updated = excluded.updated`,
-		repo, tag, digest, user, db.Micros(tx.Now))
+	_, err := tx.Exec(`INSERT INTO image_tags (repository, tag, digest, user_id, project, updated) VALUES (?, ?, ?, ?, NULLIF(?, ''), ?)
+		ON CONFLICT (repository, tag) DO UPDATE SET digest = excluded.digest, user_id = excluded.user_id, project = excluded.project,
+			updated = excluded.updated`, repo, tag, digest, user, string(of), db.Micros(tx.Now))
 	return err
 }
 

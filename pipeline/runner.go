@@ -291,7 +291,7 @@ func (h *handling) settle(tx *db.Tx, x *Execution, done settled) error {
 	}
 	if len(done.tags) > 0 {
 		by := access.System(access.User{ID: x.By})
-		if err := h.p.images.TagIn(tx, by, x.Workspace, s.Digest, done.tags...); err != nil {
+		if err := h.p.images.TagIn(tx, by, x.Workspace, x.Project, s.Digest, done.tags...); err != nil {
 			return fmt.Errorf("tag %v: %w", done.tags, err)
 		}
 	}
