@@ -19,6 +19,10 @@ import (
 	"slipway/cli"
 )
 
+// lanes is how many servers are killed at the same time; most of a scenario is
+// waiting.
+const lanes = 3
+
 // numbered is how many lines the action of the scenario prints, and how fast.
 const (
 	numbered = 60
@@ -286,96 +290,148 @@ func places(atStart, all map[string]int) (l []place) {
 	return l
 }
 
+// lane is a server to be killed again and again, with a service that must not
+// notice.
+type lane struct {
+	*server
+	steady *job
+	p      *prober
+	want   map[string]int // what is on the host when nothing is going on
+	where  string         // the file that says where the server is to be killed
+	env    []string       // of the server
+}
+
+// newLane starts a server that has warm what stays warm.
+func newLane(t *testing.T, env ...string) *lane {
+	t.Helper()
+	l := &lane{server: newServer(t)}
+	l.where = filepath.Join(l.dir, "crash")
+	l.env = append(env, "SLIPWAY_CRASH=@"+l.where)
+	var err error
+	if l.steady, err = l.hostSteady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.p = l.probe(t, "steady.localhost")
+	t.Cleanup(l.p.end)
+	l.p.more(5)
+	if err := l.story("warm").tell(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.terminate()
+	l.start(l.env)
+	l.p.more(10)
+	l.want = l.quiet(t)
+	return l
+}
+
+// kill is one that is to be done; with luck involved its place may not be
+// reached.
+type kill struct {
+	place
+	story string // its name
+	luck  bool
+}
+
+// planned makes the kills of a number of rounds: in the first each place at its
+// first time, then any time, in any order.
+func planned(atStart, all map[string]int, rounds int) (l []kill) {
+	only := os.Getenv("SLIPWAY_CRASH_ONLY")
+	for round := range rounds {
+		from := len(l)
+		for _, k := range places(atStart, all) {
+			if !strings.HasPrefix(k.String(), only) {
+				continue
+			}
+			if round > 0 && !k.start {
+				k.nth = 1 + rand.IntN(all[k.name]-atStart[k.name])
+			}
+			l = append(l, kill{k, fmt.Sprintf("p%d", len(l)), round > 0})
+		}
+		if these := l[from:]; round > 0 {
+			rand.Shuffle(len(these), func(i, j int) { these[i], these[j] = these[j], these[i] })
+		}
+	}
+	return l
+}
+
 // TestCrash kills the server at every place at which its state has just
 // changed.
 func TestCrash(t *testing.T) {
-	s := newServer(t)
-	steady, err := s.hostSteady(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := s.probe(t, "steady.localhost")
-	defer p.end()
-	p.more(5)
-
-	// Once without a kill, to see which places there are. Stories of before warm
-	// what stays warm.
-	if err := s.story("warm").tell(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.terminate()
-	list := filepath.Join(s.dir, "places")
-	s.start([]string{"SLIPWAY_CRASH_LIST=" + list})
-	p.more(10)
-	want := s.quiet(t)
-	atStart := reached(t, list)
-	begun := time.Now()
-	if err := s.story("whole").tell(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("the scenario takes %s", time.Since(begun).Round(time.Millisecond))
-	until(t, time.Minute, "the deleted project is gone from the host", func() error { return s.settled(want) })
-	all := reached(t, list)
-	s.terminate()
-	kills := places(atStart, all)
-	t.Logf("%d kills at %d places; settled: %v", len(kills), len(all), want)
-
 	rounds := 1
 	if os.Getenv("SLIPWAY_LONG") != "" {
 		rounds = 20
 	}
-	only := os.Getenv("SLIPWAY_CRASH_ONLY")
-	for round := range rounds {
-		if round > 0 { // any time, not the first alone
-			for i, k := range kills {
-				if !k.start {
-					kills[i].nth = 1 + rand.IntN(all[k.name]-atStart[k.name])
-				}
-			}
-			rand.Shuffle(len(kills), func(i, j int) { kills[i], kills[j] = kills[j], kills[i] })
-		}
-		for i, k := range kills {
-			if only != "" && !strings.HasPrefix(k.String(), only) {
-				continue
-			}
-			t.Run(k.String(), func(t *testing.T) {
-				s.t = t
-				s.killAt(t, k, fmt.Sprintf("p%d-%d", round, i), p, want, round > 0)
-			})
-		}
+	atStart, all := scout(t)
+	kills := planned(atStart, all, rounds)
+	next := make(chan kill, len(kills))
+	for _, k := range kills {
+		next <- k
 	}
-	s.t = t
-	s.end()
-	s.start(nil)
-	s.checkSteady(t, steady)
+	close(next)
+	for n := range lanes {
+		t.Run(fmt.Sprint("lane ", n), func(t *testing.T) {
+			t.Parallel()
+			l := newLane(t)
+			for k := range next {
+				t.Run(k.String(), func(t *testing.T) {
+					l.t = t
+					l.killAt(t, k)
+				})
+			}
+			l.t = t
+			l.end()
+			l.start(nil)
+			l.checkSteady(t, l.steady)
+		})
+	}
+}
+
+// scout goes once through the scenario without a kill, to see which places
+// there are.
+func scout(t *testing.T) (atStart, all map[string]int) {
+	list := filepath.Join(t.TempDir(), "places")
+	t.Run("no kill", func(t *testing.T) {
+		l := newLane(t, "SLIPWAY_CRASH_LIST="+list)
+		atStart = reached(t, list)
+		begun := time.Now()
+		if err := l.story("whole").tell(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("the scenario takes %s", time.Since(begun).Round(time.Millisecond))
+		until(t, time.Minute, "the deleted project is gone from the host", func() error { return l.settled(l.want) })
+		all = reached(t, list)
+		t.Logf("%d kills at %d places; settled: %v", len(places(atStart, all)), len(all), l.want)
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return atStart, all
 }
 
 // killAt has the server killed at a place within a story, and looks at what the
-// next one makes of it. With some luck involved a place may not be reached.
-func (s *server) killAt(t *testing.T, k place, name string, p *prober, want map[string]int, luck bool) {
+// next one makes of it.
+func (s *lane) killAt(t *testing.T, k kill) {
 	begun := time.Now()
 	mark := len(s.said())
-	where := filepath.Join(s.dir, "crash")
-	env := []string{"SLIPWAY_CRASH=@" + where}
 	write := func(text string) {
-		if err := os.WriteFile(where+".new", []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(s.where+".new", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(where+".new", where); err != nil {
+		if err := os.Rename(s.where+".new", s.where); err != nil {
 			t.Fatal(err)
 		}
 	}
-	y := s.story(name)
+	y := s.story(k.story)
 	defer func() {
 		if t.Failed() {
 			t.Logf("the server said:\n%s", tail(s.said()[mark:], 60))
 			write("")
 			if !s.runs() {
-				s.start(env)
+				s.start(s.env)
 			}
 			_ = s.Do(context.Background(), "DELETE", y.path(), nil, nil) // the next is not to stumble over it
 		}
-		for _, b := range p.failures() {
+		for _, b := range s.p.failures() {
 			t.Errorf("the hosted service was interrupted: %s", b)
 		}
 	}()
@@ -383,10 +439,10 @@ func (s *server) killAt(t *testing.T, k place, name string, p *prober, want map[
 	case k.start:
 		s.end()
 		write(k.String())
-		s.launch(env)
+		s.launch(s.env)
 	case !s.runs():
 		write("")
-		s.start(env)
+		s.start(s.env)
 		fallthrough
 	default:
 		write(k.String())
@@ -398,7 +454,7 @@ func (s *server) killAt(t *testing.T, k place, name string, p *prober, want map[
 	select {
 	case <-s.gone:
 	case err := <-told:
-		if !luck || err != nil {
+		if !k.luck || err != nil {
 			t.Errorf("the place was not reached: %v", err)
 		}
 		s.kill()
@@ -409,20 +465,21 @@ func (s *server) killAt(t *testing.T, k place, name string, p *prober, want map[
 	}
 	write("")
 	died := time.Now()
-	p.more(10) // it answers while no server is there
-	if luck {
+	s.p.more(10) // it answers while no server is there
+	if k.luck {
 		pause(time.Duration(rand.IntN(1500)) * time.Millisecond)
 	}
 	down := time.Since(died)
-	s.start(env)
+	s.start(s.env)
 	if err := <-told; err != nil {
 		t.Errorf("the story: %v", err)
 	}
+	ended := time.Since(begun)
 	cancel()
-	until(t, 30*time.Second, "everything has settled", func() error { return s.settled(want) })
+	until(t, 30*time.Second, "everything has settled", func() error { return s.settled(s.want) })
 	s.nothingPending(t)
-	t.Logf("killed %s after the start, down for %s, all over after %s", died.Sub(begun).Round(time.Millisecond), down.Round(time.Millisecond),
-		time.Since(begun).Round(time.Millisecond))
+	t.Logf("killed %s after the start, down for %s, told after %s, all over after %s", died.Sub(begun).Round(time.Millisecond), down.Round(time.Millisecond),
+		ended.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 }
 
 // pause is part of a scenario, not a wait for something.
