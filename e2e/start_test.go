@@ -137,9 +137,12 @@ func TestStartWithoutServer(t *testing.T) {
 	t.Run("stop", func(t *testing.T) {
 		for _, dir := range []string{data, t.TempDir()} {
 			for _, args := range [][]string{{"stop", "--data-dir", dir}, {"stop", "--all", "--data-dir", dir}} {
-				if e := command(t, nil, args...); e.code != 0 || e.out != "" || e.errs != "" {
+				if e := command(t, nil, args...); e.code != 0 || e.out != "nothing to stop: no server ever used "+dir+" (--data-dir)\n" || e.errs != "" {
 					t.Errorf("%v: %+v", args, e)
 				}
+			}
+			if l, _ := os.ReadDir(dir); len(l) > 0 {
+				t.Errorf("it left %v", l)
 			}
 		}
 	})

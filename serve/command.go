@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -67,7 +68,7 @@ func StopCommand() *cobra.Command {
 			if err := cfg.Complete(c.Flags(), os.Environ()); err != nil {
 				return err
 			}
-			return Stop(c.Context(), cfg, all)
+			return Stop(c.Context(), cfg, all, c.OutOrStdout())
 		},
 	}
 	cfg.Flags(c.Flags())
@@ -76,15 +77,22 @@ func StopCommand() *cobra.Command {
 }
 
 // Stop ends the server of cfg.DataDir, and with all everything that it left
-// running. That nothing runs is no error.
-func Stop(ctx context.Context, cfg Config, all bool) error {
-	if _, err := os.Stat(cfg.DataDir); errors.Is(err, os.ErrNotExist) {
+// running. That there is nothing to end is no error, but said on out: the
+// directory may be another than was meant.
+func Stop(ctx context.Context, cfg Config, all bool, out io.Writer) error {
+	if _, err := os.Stat(filepath.Join(cfg.DataDir, lockFile)); errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintf(out, "nothing to stop: no server ever used %s (--data-dir)\n", cfg.DataDir)
 		return nil
 	}
-	if pid := holder(cfg.DataDir); alive(pid, cfg.DataDir) {
+	pid := holder(cfg.DataDir)
+	lives := alive(pid, cfg.DataDir)
+	if lives {
 		if err := end(ctx, pid); err != nil {
 			return err
 		}
+	}
+	if !lives && !all {
+		fmt.Fprintf(out, "nothing to stop: no server runs on %s; what one left running is ended by stop --all\n", cfg.DataDir)
 	}
 	if !all {
 		return nil

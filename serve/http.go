@@ -24,7 +24,7 @@ func (s *Server) handler() *api.Server {
 	reg, observe := s.metrics()
 	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies(), Observe: observe})
 	srv.Mount(buddy.New(s.cfg.PublicURL, buddy.Rooms{Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines}))
-	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
+	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Secrets: s.secrets, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
 	srv.Mount((&alauda.Handlers{
 		PublicURL: s.cfg.PublicURL, Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines, Images: s.images,
 	}).Dialect())
@@ -32,7 +32,7 @@ func (s *Server) handler() *api.Server {
 		Server: native.Server{
 			Version: s.version.Version, PublicURL: s.cfg.PublicURL, IngressHTTP: s.cfg.IngressHTTP, IngressHTTPS: s.cfg.IngressHTTPS, Domain: s.cfg.Domain,
 		},
-		Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check,
+		Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check, Going: s.going,
 	}).Dialect())
 	// Images and mittwald share /v2; shapes of the registry go first.
 	srv.MountRaw("/v2", s.images.Handler(srv.Authenticate, srv.Handler("mittwald")))
@@ -45,23 +45,29 @@ func (s *Server) handler() *api.Server {
 		http.Error(w, err.Error(), api.Status(err))
 		return by, false
 	}))
-	srv.MountRaw("/healthz", s.alive(func() error { return nil }))
-	srv.MountRaw("/readyz", s.alive(func() error { return nil }))
+	srv.MountRaw("/healthz", says("ok"))
+	srv.MountRaw("/readyz", s.readyz())
 	srv.MountRaw("/metrics", s.onlyKnown(srv, promhttp.HandlerFor(reg, promhttp.HandlerOpts{})))
 	return srv
 }
 
-// alive answers health questions. The listener is only served once everything
-// is up, so that ready is ready.
-func (s *Server) alive(check func() error) http.Handler {
+func says(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		if err := check(); err != nil {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = w.Write([]byte(err.Error() + "\n"))
-			return
+		_, _ = w.Write([]byte(text + "\n"))
+	})
+}
+
+// readyz is 200 always: the listener is only served once everything is up. That
+// no new work is taken is said, but it is no reason to ask another server: what
+// runs here goes on, and is looked at here.
+func (s *Server) readyz() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text := "ok"
+		if err := s.room(); err != nil {
+			text = "ok, but " + err.Error()
 		}
-		_, _ = w.Write([]byte("ok\n"))
+		says(text).ServeHTTP(w, r)
 	})
 }
 
@@ -84,7 +90,15 @@ func (s *Server) metrics() (*prometheus.Registry, func(dialect, pattern string, 
 		Name: "slipway_request_duration_seconds", Help: "Time to answer requests, by dialect, route and class of status.",
 		Buckets: []float64{.001, .005, .02, .1, .5, 2, 10, 60},
 	}, []string{"dialect", "route", "status"})
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), requests, s.ingress.Collector())
+	takes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "slipway_takes_work", Help: "1 if new work is taken, 0 if it is refused because the disk is nearly full.",
+	}, func() float64 {
+		if s.room() != nil {
+			return 0
+		}
+		return 1
+	})
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), requests, takes, s.ingress.Collector())
 	return reg, func(dialect, pattern string, status int, took time.Duration) {
 		class := "none"
 		if status > 0 {

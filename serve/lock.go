@@ -91,19 +91,19 @@ func writable(dir string) error {
 	return nil
 }
 
-// room tells whether new work may be taken: nil, or why not, which is
-// errdefs.ErrResourceExhausted for want of room.
-func room(dir string, percent int) func() error {
-	return func() error {
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			return err
-		}
-		if st.Blocks > 0 && st.Bavail*100 < st.Blocks*uint64(percent) {
-			return fmt.Errorf("less than %d %% of the disk of %s is free; what runs goes on, but nothing new is taken until there is room: %w", percent, dir, errdefs.ErrResourceExhausted)
-		}
-		return nil
+// room tells whether new work may be taken: nil, or why not.
+func (s *Server) room() error { return room(s.cfg.DataDir, s.cfg.FreeMin) }
+
+// room is errdefs.ErrResourceExhausted if less of a disk is free.
+func room(dir string, percent int) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
 	}
+	if st.Blocks > 0 && st.Bavail*100 < st.Blocks*uint64(percent) {
+		return fmt.Errorf("less than %d %% of the disk of %s is free; what runs goes on, but nothing new is taken until there is room: %w", percent, dir, errdefs.ErrResourceExhausted)
+	}
+	return nil
 }
 
 // alive tells whether pid is a server of dir, and not another process that got

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"slipway/api"
@@ -42,7 +43,9 @@ type world struct {
 	powerles string            // a token that may nothing here
 }
 
-func newWorld(t *testing.T) *world {
+// begin starts a server; stop ends it as SIGTERM does, waits for that, and may
+// be called again.
+func begin(t *testing.T, change ...func(*Config)) (s *Server, c *cli.Client, stop func()) {
 	t.Helper()
 	dir := t.TempDir()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -56,23 +59,28 @@ func newWorld(t *testing.T) *world {
 		MasterKeyFile: filepath.Join(dir, "data", "master.key"), CacheMax: "1GiB", PushMax: "1GiB", LogMax: "1MiB", FreeMin: 0, LogFormat: "text", LogLevel: "warn",
 		IngressHTTP: "127.0.0.1:0", PrivateSources: true,
 	}
-	s := &Server{cfg: cfg, log: newLogger(cfg, t.Output()), ready: make(chan struct{})}
-	ctx, stop := context.WithCancel(context.Background())
+	for _, f := range change {
+		f(&cfg)
+	}
+	s = &Server{cfg: cfg, log: newLogger(cfg, t.Output()), ready: make(chan struct{}), going: make(chan struct{})}
+	ctx, end := context.WithCancel(context.Background())
 	if err := s.open(ctx); err != nil {
 		t.Fatal(err, s.close())
 	}
-	srv := s.handler()
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx, io.Discard) }()
-	t.Cleanup(func() {
-		stop()
+	stop = sync.OnceFunc(func() {
+		end()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+	})
+	t.Cleanup(func() {
+		stop()
 		if err := s.close(); err != nil {
 			t.Error(err)
 		}
-		if err := Stop(context.Background(), cfg, true); err != nil {
+		if err := Stop(context.Background(), cfg, true, t.Output()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -81,7 +89,13 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{Client: cli.NewClient("http://"+addr, strings.TrimSpace(string(token))), t: t, routes: srv.Routes(), ids: map[string]string{}}
+	return s, cli.NewClient("http://"+addr, strings.TrimSpace(string(token))), stop
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	s, c, _ := begin(t)
+	w := &world{Client: c, t: t, routes: s.handler().Routes(), ids: map[string]string{}}
 	w.fill()
 	return w
 }

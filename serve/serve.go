@@ -35,9 +35,13 @@ import (
 	"slipway/trigger"
 )
 
-// drainTime is how long requests under way may take once the server is told to
-// go; with the rest of the way out it stays below the ten seconds promised.
-const drainTime = 5 * time.Second
+const (
+	// drainTime is how long requests under way may take once the server is told
+	// to go; with the rest of the way out it stays below the ten seconds promised.
+	drainTime = 5 * time.Second
+	// cutTime is how long after it their handlers may take to let go.
+	cutTime = time.Second
+)
 
 // Server is one running server.
 type Server struct {
@@ -65,12 +69,13 @@ type Server struct {
 	trigger   *trigger.Trigger
 
 	ready   chan struct{}
+	going   chan struct{} // closed when the server is to end
 	started time.Time
 }
 
 // Run serves until ctx ends. It says one line on out when it is ready.
 func Run(ctx context.Context, cfg Config, v Version, out, logTo io.Writer) (err error) {
-	s := &Server{cfg: cfg, version: v, log: newLogger(cfg, logTo), ready: make(chan struct{}), started: time.Now()}
+	s := &Server{cfg: cfg, version: v, log: newLogger(cfg, logTo), ready: make(chan struct{}), going: make(chan struct{}), started: time.Now()}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx); err != nil {
 		return err
@@ -120,11 +125,11 @@ func (s *Server) open(ctx context.Context) (err error) {
 		return err
 	}
 	pushMax, _ := size(s.cfg.PushMax, 0)
-	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Room: room(s.cfg.DataDir, s.cfg.FreeMin)}, s.db, s.projects, s.secrets)
+	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Room: s.room}, s.db, s.projects, s.secrets)
 	if err != nil {
 		return err
 	}
-	s.images = image.New(image.Config{Hosts: s.ownHosts(), Room: room(s.cfg.DataDir, s.cfg.FreeMin)}, s.db, s.projects, s.engine.Images(), s.engine.Blobs())
+	s.images = image.New(image.Config{Hosts: s.ownHosts(), Room: s.room}, s.db, s.projects, s.engine.Images(), s.engine.Blobs())
 	s.ingresses = ingress.New(s.db, s.projects, s.cfg.Domain)
 	return s.openCore()
 }
@@ -231,9 +236,12 @@ func (s *Server) run(ctx context.Context, out io.Writer) error {
 	loop("logs", func(ctx context.Context) error { return s.logs.Run(ctx, s.cfg.LogKeep) })
 	loop("housekeeping", s.keepHouse)
 	var err error
+	// Requests are not of the loops: those under way are answered.
+	asked, endAsked := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer endAsked(nil)
 	srv := &http.Server{
 		Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return work },
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return asked },
 	}
 	served := make(chan error, 1)
 	go func() {
@@ -254,15 +262,22 @@ func (s *Server) run(ctx context.Context, out io.Writer) error {
 	case err = <-served:
 	}
 	s.log.Info("stopping", "why", context.Cause(ctx))
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	shut := make(chan error, 1)
-	go func() { shut <- srv.Shutdown(drain) }()
+	close(s.going)
 	endWork(engine.ErrDetach)
-	if e := <-shut; e != nil {
-		_ = srv.Close()
+	if drain(ctx, srv, drainTime) != nil {
+		endAsked(engine.ErrDetach)
+		if drain(ctx, srv, cutTime) != nil {
+			_ = srv.Close()
+		}
 	}
 	return errors.Join(ignore(err, http.ErrServerClosed), g.Wait())
+}
+
+// drain takes no more requests and waits for those under way.
+func drain(ctx context.Context, srv *http.Server, long time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), long)
+	defer cancel()
+	return srv.Shutdown(ctx)
 }
 
 func ignore(err, what error) error {
@@ -287,7 +302,9 @@ func (s *Server) demo(ctx context.Context, out io.Writer) error {
 // kept is how long events and deleted projects are kept.
 const kept = 7 * 24 * time.Hour
 
-// keepHouse drops what is old, once an hour.
+// keepHouse drops what is old, once an hour. The rows of a project go first, and
+// with them the tags of its images; what the engine and the logs have of it has
+// no owner from then on. Its repositories of git the room source looks for.
 func (s *Server) keepHouse(ctx context.Context) error {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
@@ -298,14 +315,13 @@ func (s *Server) keepHouse(ctx context.Context) error {
 		if _, err := s.projects.Remove(ctx, kept); err != nil && ctx.Err() == nil {
 			s.log.Warn("remove deleted projects", "err", err)
 		}
+		if err := errors.Join(s.sweep(ctx), s.pipelines.SweepLogs(ctx)); err != nil && ctx.Err() == nil {
+			s.log.Warn("sweep", "err", err)
+		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			return nil
-		}
-		// What was deleted meanwhile; the first sweep was before the loops.
-		if err := errors.Join(s.sweep(ctx), s.pipelines.SweepLogs(ctx)); err != nil && ctx.Err() == nil {
-			s.log.Warn("sweep", "err", err)
 		}
 	}
 }

@@ -43,6 +43,9 @@ type Handlers struct {
 	Events    *event.Outbox
 	Pipelines *pipeline.Pipelines
 	Check     func(context.Context) error
+	// Going is closed when the server is to end: who waits for events waits no
+	// longer.
+	Going <-chan struct{}
 }
 
 // Dialect is the dialect as a value.
@@ -130,6 +133,8 @@ func (h *Handlers) loadImages(w http.ResponseWriter, r *http.Request, by access.
 	return api.JSON(w, http.StatusCreated, out)
 }
 
+var errGoing = errors.New("the server ends")
+
 // tailEvents sends what happens as server-sent events; Last-Event-ID or after
 // says where to go on, and without either it begins now.
 func (h *Handlers) tailEvents(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -153,7 +158,16 @@ func (h *Handlers) tailEvents(w http.ResponseWriter, r *http.Request, by access.
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
 	_ = rc.Flush()
-	err := h.Events.Tail(r.Context(), by, after, f, func(e event.Event) error {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-h.Going:
+			cancel(errGoing)
+		case <-ctx.Done():
+		}
+	}()
+	err := h.Events.Tail(ctx, by, after, f, func(e event.Event) error {
 		_ = rc.SetWriteDeadline(time.Now().Add(30 * time.Second))
 		j, err := json.Marshal(map[string]any{"seq": e.Seq, "at": api.Time(e.At), "kind": e.Kind, "project": e.Project, "subject": e.Subject, "data": e.Data})
 		if err != nil {
@@ -164,7 +178,7 @@ func (h *Handlers) tailEvents(w http.ResponseWriter, r *http.Request, by access.
 		}
 		return rc.Flush()
 	})
-	if r.Context().Err() != nil {
+	if ctx.Err() != nil {
 		return nil // whoever listened has gone, or we go
 	}
 	return err
