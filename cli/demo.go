@@ -22,9 +22,10 @@ import (
 // public API only. It is safe to repeat.
 type demo struct {
 	*Client
-	out    io.Writer
-	start  time.Time
-	server struct {
+	out     io.Writer
+	start   time.Time
+	verdict string
+	server  struct {
 		IngressHTTP string `json:"ingress_http"`
 		Domain      string `json:"domain"`
 	}
@@ -40,9 +41,15 @@ const (
 	demoPath      = "/workspaces/" + demoWorkspace + "/projects/" + demoProject
 )
 
-// Demo runs the demo against a server and writes its progress to out.
+// Demo runs the demo against a server and writes its progress to out, at the
+// end where the page is.
 func Demo(ctx context.Context, c *Client, out io.Writer) error {
-	d := &demo{Client: c, out: out, start: time.Now()}
+	return runDemo(ctx, c, out, "Demo")
+}
+
+// runDemo is Demo; verdict is the first word of the line about the page.
+func runDemo(ctx context.Context, c *Client, out io.Writer, verdict string) error {
+	d := &demo{Client: c, out: out, start: time.Now(), verdict: verdict}
 	steps := []struct {
 		name string
 		do   func(context.Context) (string, error)
@@ -414,7 +421,7 @@ func (d *demo) visit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w (last answer %d)", page, err, status)
 	}
-	fmt.Fprintf(d.out, "  done in %s\n\nDemo: %s -> %d\n", time.Since(d.start).Round(time.Millisecond), page, status)
+	fmt.Fprintf(d.out, "  done in %s\n\n%s: %s -> %d\n", time.Since(d.start).Round(time.Millisecond), d.verdict, page, status)
 	for _, k := range []string{"commit", "image", "built", "visits"} {
 		fmt.Fprintf(d.out, "  %-7s %v\n", k, body[k])
 	}

@@ -58,7 +58,9 @@ func OwnDemo(ctx context.Context, out io.Writer) (err error) {
 		// Not ctx: it may be what ended the demo.
 		stop := exec.Command(self, "stop", "--all", "--data-dir", data)
 		stop.Stdout, stop.Stderr = out, out
-		err = errors.Join(err, stop.Run(), os.RemoveAll(dir))
+		if err = errors.Join(err, stop.Run(), os.RemoveAll(dir)); err == nil {
+			fmt.Fprintln(out, "\nThe page named the image that had just been built, both times. Server, ingress, containers and files are gone again.")
+		}
 	}()
 	c := NewClient("http://"+ports[0], "")
 	if err := ready(ctx, c, gone); err != nil {
@@ -75,11 +77,11 @@ func OwnDemo(ctx context.Context, out io.Writer) (err error) {
 	}
 	c.Token = strings.TrimSpace(string(b))
 	fmt.Fprintln(out, "first run, nothing cached:")
-	if err := Demo(ctx, c, out); err != nil {
+	if err := runDemo(ctx, c, out, "Checked"); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "\nsecond run, from the caches:")
-	return Demo(ctx, c, out)
+	return runDemo(ctx, c, out, "Checked")
 }
 
 func ready(ctx context.Context, c *Client, gone <-chan struct{}) error {
