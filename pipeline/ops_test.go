@@ -3,11 +3,13 @@ package pipeline
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"slipway/access"
+	"slipway/db"
 	"slipway/project"
 )
 
@@ -146,5 +148,35 @@ func TestSweepLogs(t *testing.T) {
 	}
 	if got := w.lines(x, 0); len(got) != 1 || got[0] != "here" {
 		t.Errorf("its log: %q", got)
+	}
+}
+
+// What a project had stays as long as it can be restored, and no longer.
+func TestOfARemovedProject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	w.commit("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+	p := w.pipeline(Pipeline{}, Action{Name: "b", Build: &Build{Dockerfile: "Dockerfile", Repository: "app", Tag: "1"}})
+	x := w.expect(w.start(p, Start{}), "SUCCESSFUL SUCCESSFUL")
+	left := func() (executions, tags, logs int, files bool) {
+		t.Helper()
+		w.must(w.SweepLogs(t.Context()))
+		files, err := w.Living(t.Context(), p.ID.Owner())
+		w.must(err)
+		w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
+			return tx.QueryRow(`SELECT (SELECT COUNT(*) FROM executions), (SELECT COUNT(*) FROM image_tags)`).Scan(&executions, &tags)
+		}))
+		return executions, tags, len(w.logs.Executions()), files
+	}
+	w.must(w.projects.Delete(t.Context(), w.admin, w.pr.ID))
+	_, err := w.projects.Remove(t.Context(), time.Hour)
+	w.must(err)
+	if e, i, l, f := left(); e != 1 || i != 1 || l != 1 || !f {
+		t.Errorf("while it can be restored: %d executions, %d tags, %d logs, files %v", e, i, l, f)
+	}
+	_, err = w.projects.Remove(t.Context(), -time.Second)
+	w.must(err)
+	if e, i, l, f := left(); e+i+l != 0 || f {
+		t.Errorf("then: %d executions, %d tags, %d logs of %s, files %v", e, i, l, x.ID, f)
 	}
 }

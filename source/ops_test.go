@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"slipway/access"
-	"slipway/db"
 	"slipway/project"
 )
 
@@ -220,33 +220,48 @@ func TestTidy(t *testing.T) {
 	repo := &clone{t, w.sources.repoPath(p.ID)}
 	repo.git("fsck", "--full", "--strict")
 	w.told(p)
+}
 
-	// A deleted project is kept for a week, and comes back whole until then.
-	must(t, w.projects.Delete(t.Context(), w.ann, p.ID))
-	gone, err := w.sources.removeGone(t.Context(), p.ID, time.Now())
-	if !gone || err != nil {
-		t.Errorf("deleted: %v, %v", gone, err)
-	}
-	if _, err = w.sources.removeGone(t.Context(), p.ID, time.Now().Add(oldProject-time.Hour)); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(w.sources.repoPath(p.ID)); err != nil {
-		t.Error("removed too early")
-	}
-	if _, err = w.sources.removeGone(t.Context(), p.ID, time.Now().Add(oldProject+time.Hour)); err != nil {
-		t.Error(err)
-	}
-	left, _ := filepath.Glob(filepath.Join(w.sources.cfg.Dir, "*", "*"+string(p.ID)+"*"))
-	if len(left) != 0 {
-		t.Errorf("left: %v", left)
-	}
-	must(t, w.db.Read(t.Context(), func(tx *db.Tx) error {
-		told, err := loadTold(tx, p.ID)
-		if len(told) != 0 {
-			t.Errorf("rows left: %v", told)
+// A deleted project is kept for a week, and comes back whole until then.
+func TestRemovedProject(t *testing.T) {
+	t.Parallel()
+	l := newLinked(t)
+	l.c.write("f", "1")
+	l.out(l.push("1"), 1)
+	for _, p := range []struct {
+		w  *world
+		id project.ID
+	}{{l.shop.world, l.shop.p.ID}, {l.here, l.q.ID}} { // with a repository, and with a mirror alone
+		here := func() []string {
+			list, _ := filepath.Glob(filepath.Join(p.w.sources.cfg.Dir, "*", "*"+string(p.id)+"*"))
+			return slices.DeleteFunc(list, func(name string) bool { return strings.HasSuffix(name, ".deleted") })
 		}
-		return err
-	}))
+		look := func(ago time.Duration, what string, kept bool) {
+			t.Helper()
+			must(t, p.w.sources.removeGone(t.Context(), p.id, time.Now().Add(ago)))
+			if got := here(); (len(got) > 0) != kept {
+				t.Errorf("%s: %q", what, got)
+			}
+		}
+		if got := p.w.sources.all(); !slices.Equal(got, []project.ID{p.id}) {
+			t.Errorf("found %q, want %q", got, p.id)
+		}
+		must(t, p.w.projects.Delete(t.Context(), p.w.ann, p.id))
+		look(0, "deleted", true)
+		look(oldProject+time.Hour, "as long as it can be restored", true)
+		_, err := p.w.projects.Restore(t.Context(), p.w.ann, p.id)
+		must(t, err)
+		look(0, "restored", true)
+		must(t, p.w.projects.Delete(t.Context(), p.w.ann, p.id))
+		_, err = p.w.projects.Remove(t.Context(), -time.Second)
+		must(t, err)
+		look(oldProject+time.Hour, "restored meanwhile, so the week begins anew", true)
+		look(oldProject-time.Hour, "a week is not over", true)
+		look(oldProject+time.Hour, "removed", false)
+		if got := p.w.sources.all(); len(got) != 0 {
+			t.Errorf("left: %q", got)
+		}
+	}
 }
 
 // What an orphan of a killed server still does is waited for.

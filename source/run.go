@@ -3,11 +3,12 @@ package source
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ const (
 )
 
 // Run repeats what is unfinished (a push whose event is missing), packs
-// repositories, prunes old mirrors and removes repositories of projects that
+// repositories, prunes old mirrors and removes what is here of projects that
 // are gone, until ctx ends.
 func (s *Sources) Run(ctx context.Context) error {
 	s.catchUpAll(ctx)
@@ -99,6 +100,21 @@ func (s *Sources) catchUpAll(ctx context.Context) {
 	}
 }
 
+// all lists the projects of which anything is here.
+func (s *Sources) all() []project.ID {
+	found := map[project.ID]bool{}
+	for _, pattern := range []string{"repos/*.git", "repos/*.lock", "repos/*.deleted", "mirrors/*.git", "mirrors/*.lock", "mirrors/*.hosts", "work/*"} {
+		list, _ := filepath.Glob(filepath.Join(s.cfg.Dir, pattern))
+		for _, p := range list {
+			name, _, _ := strings.Cut(filepath.Base(p), ".")
+			if idText.MatchString(name) {
+				found[project.ID(name)] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
 // ids lists the projects that have a repository or a mirror.
 func (s *Sources) ids(kind string) []project.ID {
 	list, err := os.ReadDir(filepath.Join(s.cfg.Dir, kind))
@@ -131,15 +147,17 @@ func (s *Sources) tidy(ctx context.Context) {
 			}
 		}
 	}
+	for _, id := range s.all() {
+		if context.Cause(ctx) != nil {
+			return
+		}
+		log("cannot remove what is here of a deleted project", id, s.removeGone(ctx, id, time.Now()))
+	}
 	for _, id := range s.ids("repos") {
 		if context.Cause(ctx) != nil {
 			return
 		}
-		gone, err := s.removeGone(ctx, id, time.Now())
-		log("cannot remove the repository of a deleted project", id, err)
-		if !gone {
-			log("cannot pack a repository", id, s.pack(ctx, s.repoPath(id), s.repoLock(id)))
-		}
+		log("cannot pack a repository", id, s.pack(ctx, s.repoPath(id), s.repoLock(id)))
 	}
 	trees, _ := filepath.Glob(filepath.Join(s.cfg.Dir, "work", "*", "*"))
 	for _, p := range trees {
@@ -155,62 +173,62 @@ func (s *Sources) tidy(ctx context.Context) {
 	}
 }
 
-// removeGone removes all that is here of a project that was deleted a week ago.
-// The moment is remembered by a file, so that nothing of other rooms is read
-// but whether there is such a project.
-func (s *Sources) removeGone(ctx context.Context, id project.ID, now time.Time) (bool, error) {
-	mark := filepath.Join(s.repoPath(id), "deleted")
+// removeGone removes all that is here of a project that was deleted a week ago
+// and cannot be restored any more. When it was first seen to be deleted is
+// remembered by a file, which also keeps for a week what a store that was
+// brought back from a backup does not know.
+func (s *Sources) removeGone(ctx context.Context, id project.ID, now time.Time) error {
+	mark := filepath.Join(s.cfg.Dir, "repos", string(id)+".deleted")
+	var deleted, removed bool
 	err := s.db.Read(ctx, func(tx *db.Tx) error {
 		_, err := project.Load(tx, id)
-		return err
-	})
-	if err == nil {
-		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
+		if deleted = errdefs.IsNotFound(err); !deleted {
+			return err
 		}
-		return false, nil
+		_, err = project.LoadAny(tx, id)
+		if removed = errdefs.IsNotFound(err); !removed {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	if !errdefs.IsNotFound(err) {
-		return false, err
+	if !deleted {
+		return ignoreMissing(os.Remove(mark))
 	}
 	fi, err := os.Lstat(mark)
 	if errors.Is(err, fs.ErrNotExist) {
-		return true, os.WriteFile(mark, nil, 0o600)
+		return os.WriteFile(mark, nil, 0o600)
 	}
-	if err != nil || now.Sub(fi.ModTime()) < oldProject {
-		return true, err
+	if err != nil || !removed || now.Sub(fi.ModTime()) < oldProject {
+		return err
 	}
 	k, err := s.locks.take(ctx, s.repoLock(id), false)
 	if err != nil {
-		return true, err
+		return err
 	}
 	defer k.release()
 	if err := s.forget(ctx, id); err != nil {
-		return true, err
-	}
-	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(`DELETE FROM source_refs WHERE project = ?`, string(id))
-		if err == nil {
-			_, err = tx.Exec(`DELETE FROM source_remotes WHERE project = ?`, string(id))
-		}
 		return err
-	})
-	if err != nil {
-		return true, fmt.Errorf("forget the refs: %w", err)
 	}
-	for _, p := range []string{filepath.Join(s.cfg.Dir, "work", string(id)), s.repoPath(id)} {
+	hosts := filepath.Join(s.cfg.Dir, "mirrors", string(id)+".hosts")
+	// The mark is the last: a kill before leaves it to the next time.
+	for _, p := range []string{filepath.Join(s.cfg.Dir, "work", string(id)), s.repoPath(id), s.mirrorLock(id), hosts, s.repoLock(id), mark} {
 		if err := os.RemoveAll(p); err != nil {
-			return true, err
-		}
-	}
-	for _, p := range []string{s.repoLock(id), s.mirrorLock(id), filepath.Join(s.cfg.Dir, "mirrors", string(id)+".hosts")} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return true, err
+			return err
 		}
 	}
 	crash.At("source: a repository is removed")
 	slog.Info("repository of a deleted project removed", "room", "source", "project", string(id))
-	return true, nil
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // pack puts the many small packs that pushes leave into few. Objects that no
