@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"slipway/engine/local"
 )
 
 // Level says how bad a finding is.
@@ -45,11 +47,12 @@ type host struct {
 	run    func(ctx context.Context, name string, args ...string) (string, error)
 	euid   int
 	statfs func(string, *unix.Statfs_t) error
+	blocks func(engineDir string) ([]local.Block, error)
 }
 
 func here() host {
 	return host{
-		root: "/", lookup: exec.LookPath, euid: os.Geteuid(), statfs: unix.Statfs,
+		root: "/", lookup: exec.LookPath, euid: os.Geteuid(), statfs: unix.Statfs, blocks: local.Blocks,
 		run: func(ctx context.Context, name string, args ...string) (string, error) {
 			out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 			return string(out), err
@@ -76,7 +79,7 @@ func Look(ctx context.Context, dataDir string) []Finding { return here().look(ct
 func (h host) look(ctx context.Context, dataDir string) []Finding {
 	var l []Finding
 	for _, check := range []func(context.Context, string) Finding{
-		h.platform, h.privilege, h.kernel, h.overlay, h.cgroup, h.weights, h.seccomp, h.nftables, h.forwarding, h.git, h.tmpfs, h.disk, h.inotify, h.emulation,
+		h.platform, h.privilege, h.kernel, h.overlay, h.cgroup, h.weights, h.seccomp, h.nftables, h.firewall, h.git, h.disk, h.inotify, h.emulation,
 	} {
 		l = append(l, check(ctx, dataDir))
 	}
@@ -176,22 +179,23 @@ func (h host) nftables(context.Context, string) Finding {
 	return Finding{Missing, "nf_tables", "the kernel does not know it (yet)", []string{"modprobe nf_tables", "modprobe nft_masq"}}
 }
 
-// forwarding finds a firewall of the host that drops what containers send.
-func (h host) forwarding(ctx context.Context, _ string) Finding {
-	if _, err := h.lookup("nft"); err != nil {
-		return good("firewall", "no nft program to ask; if containers have no way out, look for a forward chain with policy drop")
-	}
-	out, err := h.run(ctx, "nft", "list", "chains")
+// firewall finds chains of the host that drop what containers send.
+func (h host) firewall(_ context.Context, dataDir string) Finding {
+	l, err := h.blocks(filepath.Join(dataDir, "engine"))
 	if err != nil {
-		return Finding{Lacking, "firewall", "nft: " + strings.TrimSpace(out), nil}
+		return Finding{Lacking, "firewall", "it cannot be looked at: " + err.Error(), nil}
 	}
-	if strings.Contains(out, "hook forward") && strings.Contains(out, "policy drop") {
-		return Finding{
-			Lacking, "firewall", "a forward chain of this host drops by default, so containers may have no way out; let packets of the bridges sw* pass",
-			[]string{"iptables -I FORWARD -i sw+ -j ACCEPT && iptables -I FORWARD -o sw+ -j ACCEPT"},
-		}
+	if len(l) == 0 {
+		return good("firewall", "lets packets of containers pass")
 	}
-	return good("firewall", "lets forwarded packets pass")
+	f := Finding{Level: Lacking, What: "firewall"}
+	var says []string
+	for _, b := range l {
+		says = append(says, b.Chain+" drops by default, so "+b.What)
+		f.Fix = append(f.Fix, b.Mend...)
+	}
+	f.Says = strings.Join(says, "; ")
+	return f
 }
 
 func (h host) git(ctx context.Context, _ string) Finding {
@@ -212,14 +216,6 @@ func (h host) git(ctx context.Context, _ string) Finding {
 		return Finding{Missing, "git", f[2] + "; 2.37 or newer is needed", []string{fix}}
 	}
 	return good("git", f[2])
-}
-
-func (h host) tmpfs(context.Context, string) Finding {
-	var st unix.Statfs_t
-	if err := h.statfs(filepath.Join(h.root, "run"), &st); err == nil && st.Type == unix.TMPFS_MAGIC {
-		return good("/run", "in memory")
-	}
-	return Finding{Lacking, "/run", "not a tmpfs: what containers are told, secrets among it, touches the disk until the next start", []string{"mount -t tmpfs -o mode=755,nosuid,nodev tmpfs /run"}}
 }
 
 func (h host) disk(_ context.Context, dataDir string) Finding {

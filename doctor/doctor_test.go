@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"slipway/engine/local"
 )
 
 // machine is a host made of files.
@@ -25,9 +27,10 @@ func machine(t *testing.T, files map[string]string) host {
 			return "", nil
 		},
 		statfs: func(path string, st *unix.Statfs_t) error {
-			st.Type, st.Blocks, st.Bavail, st.Bsize = unix.TMPFS_MAGIC, 100, 50, 4096
+			st.Blocks, st.Bavail, st.Bsize = 100, 50, 4096
 			return nil
 		},
+		blocks: func(string) ([]local.Block, error) { return nil, nil },
 	}
 	for name, text := range files {
 		p := filepath.Join(h.root, name)
@@ -84,17 +87,13 @@ func TestEveryLackIsNamedWithItsMend(t *testing.T) {
 			h.run = func(context.Context, string, ...string) (string, error) { return "git version 2.30.2", nil }
 		}, "git", Missing, "2.37", true},
 		"firewall": {func(h *host, _ map[string]string) {
-			run := h.run
-			h.run = func(ctx context.Context, name string, args ...string) (string, error) {
-				if name == "nft" {
-					return "type filter hook forward priority filter; policy drop;", nil
-				}
-				return run(ctx, name, args...)
+			h.blocks = func(dir string) ([]local.Block, error) {
+				return []local.Block{{Chain: "ip filter FORWARD", What: "containers of " + dir + " have no way out", Mend: []string{"true"}}}, nil
 			}
-		}, "firewall", Lacking, "no way out", true},
+		}, "firewall", Lacking, "so containers of /var/lib/slipway/engine have no way out", true},
 		"disk": {func(h *host, _ map[string]string) {
 			h.statfs = func(_ string, st *unix.Statfs_t) error {
-				st.Type, st.Blocks, st.Bavail, st.Bsize = unix.TMPFS_MAGIC, 100, 3, 4096
+				st.Blocks, st.Bavail, st.Bsize = 100, 3, 4096
 				return nil
 			}
 		}, "disk", Missing, "below 5 %", false},
