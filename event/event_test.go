@@ -330,6 +330,33 @@ func TestTail(t *testing.T) {
 			t.Error(e)
 		}
 	}
+	// What was not for it is not looked at again, even if it were for it now.
+	stop = tail(admin, 0, Filter{Subject: "mark"})
+	put(t, d, Pushed, "mine", "mark")
+	want("mark")
+	put(t, d, Pushed, "mine", "other")
+	var passed int64
+	until(t, "it has passed the other", func() bool {
+		put(t, d, Pushed, "mine", "more")
+		if err := d.Write(t.Context(), func(tx *db.Tx) error {
+			if err := tx.QueryRow(`SELECT MIN(seq) FROM events WHERE subject = 'other'`).Scan(&passed); err != nil {
+				return err
+			}
+			_, err := tx.Exec(`UPDATE events SET subject = 'mark' WHERE seq = ?`, passed)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		put(t, d, Pushed, "mine", "mark")
+		e := <-got
+		if e.Seq != passed { // it did not look back
+			return true
+		}
+		<-got // the one that was put last
+		put(t, d, Pushed, "mine", "other")
+		return false
+	})
+	_ = stop()
 	if err := New(d).Tail(t.Context(), admin, 0, Filter{Workspace: "another's"}, nil); !errdefs.IsNotFound(err) {
 		t.Error(err)
 	}

@@ -145,10 +145,11 @@ func (o *Outbox) Tail(ctx context.Context, by access.Actor, after int64, f Filte
 	wake, stop := o.db.Watch(Topic)
 	defer stop()
 	for {
+		var last int64
 		var list []Event
 		err := o.db.Read(ctx, func(tx *db.Tx) (err error) {
-			if after < 0 {
-				return tx.QueryRow(`SELECT COALESCE(MAX(seq), 0) FROM events`).Scan(&after)
+			if err := tx.QueryRow(`SELECT COALESCE(MAX(seq), 0) FROM events`).Scan(&last); err != nil || after < 0 {
+				return err
 			}
 			list, err = fetch(tx, after, page, where, args...)
 			return err
@@ -165,6 +166,7 @@ func (o *Outbox) Tail(ctx context.Context, by access.Actor, after int64, f Filte
 		if len(list) == page {
 			continue
 		}
+		after = max(after, last) // what is not for this reader is not looked at again
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
