@@ -58,6 +58,11 @@ func (p *Projects) CreateWorkspace(ctx context.Context, by access.Actor, domain,
 	}
 	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
 		derived := domain == ""
+		if taken, err := exists(tx, `SELECT 1 FROM workspaces WHERE domain = ?`, domain); err != nil {
+			return err
+		} else if taken {
+			return fmt.Errorf("workspace %s: the domain is taken: %w", domain, errdefs.ErrAlreadyExists)
+		}
 		for n := 1; derived; n++ {
 			domain = numbered(slug(name, "workspace"), n)
 			if derived, err = exists(tx, `SELECT 1 FROM workspaces WHERE domain = ?`, domain); err != nil {

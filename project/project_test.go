@@ -436,7 +436,7 @@ func TestWorkspaces(t *testing.T) {
 	if d, err := w.CreateWorkspace(t.Context(), w.admin, "", "Third"); err != nil || d.Domain != "third-2" {
 		t.Error(d, err)
 	}
-	if _, err := w.CreateWorkspace(t.Context(), w.guest, "home", ""); !errdefs.IsAlreadyExists(err) {
+	if _, err := w.CreateWorkspace(t.Context(), w.guest, "home", ""); !errdefs.IsAlreadyExists(err) || err.Error() != "workspace home: the domain is taken: already exists" {
 		t.Error(err)
 	}
 	if _, err := w.CreateWorkspace(t.Context(), w.weak, "x", ""); !errdefs.IsPermissionDenied(err) {
