@@ -73,8 +73,8 @@ type Engine struct {
 	snap    snapshots.Snapshotter
 	leases  leases.Manager
 	syncer  syncer
-	damage  *Damage
-	unclean bool // the last server did not end by itself
+	damage  *damage // found at the start; nil: the stores were whole
+	unclean bool    // the last server did not end by itself
 
 	// What all containers have in common, see spec.go.
 	nofile      uint64
@@ -254,10 +254,6 @@ func (e *Engine) begin() bool {
 	e.ending.Add(1)
 	return true
 }
-
-// Damage tells what was lost and what was kept when Open found the stores
-// damaged; it is nil if they were whole.
-func (e *Engine) Damage() *Damage { return e.damage }
 
 // path is a place in the lasting directory.
 func (e *Engine) path(elem ...string) string {

@@ -18,15 +18,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Damage tells of stores that were found damaged and begun anew. Pushed images
+// damage tells of stores that were found damaged and begun anew. Pushed images
 // survive it: their blobs are checked and taken over. Holds, the build cache
 // and unpacked layers do not; who has a list of what to hold holds it again.
-type Damage struct {
-	At        time.Time
-	Why       string
-	Aside     string   // directory where the old stores are
-	Recovered []string // digests of manifests and indexes that are whole
-	Lost      []string // digests of blobs that are not what their name says
+type damage struct {
+	recovered []string // digests of manifests and indexes that are whole
+	lost      []string // digests of blobs that are not what their name says
 }
 
 const (
@@ -46,7 +43,7 @@ func (e *Engine) recoverContent(ctx context.Context) error {
 	asides, _ := filepath.Glob(e.path("broken-*", "core", "content"))
 	for _, dir := range asides {
 		if e.damage == nil {
-			e.damage = &Damage{At: time.Now(), Why: "taking over the content was interrupted", Aside: filepath.Dir(filepath.Dir(dir))}
+			e.damage = &damage{} // an earlier server was killed on the way
 		}
 		if err := e.recoverFrom(ctx, filepath.Join(dir, "blobs", "sha256")); err != nil {
 			return fmt.Errorf("take the content over: %w", err)
@@ -83,7 +80,7 @@ func (e *Engine) recoverFrom(ctx context.Context, old string) error {
 		from := filepath.Join(old, d.Name())
 		desc, err := lookAt(from, want)
 		if err != nil {
-			e.damage.Lost = append(e.damage.Lost, want.String())
+			e.damage.lost = append(e.damage.lost, want.String())
 			continue
 		}
 		if err := os.Rename(from, filepath.Join(fresh, d.Name())); err != nil {
@@ -101,10 +98,10 @@ func (e *Engine) recoverFrom(ctx context.Context, old string) error {
 			e.log.Warn("a manifest could not be taken over", "digest", m.Digest, "err", err)
 			continue
 		}
-		e.damage.Recovered = append(e.damage.Recovered, m.Digest.String())
+		e.damage.recovered = append(e.damage.recovered, m.Digest.String())
 	}
 	e.sync()
-	e.log.Warn("content was taken over", "images", len(e.damage.Recovered), "broken", len(e.damage.Lost))
+	e.log.Warn("content was taken over", "images", len(e.damage.recovered), "broken", e.damage.lost)
 	return nil
 }
 

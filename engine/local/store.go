@@ -230,14 +230,14 @@ func (e *Engine) checkStores() error {
 		return fmt.Errorf("check the databases: %w", err) // not run is not damaged
 	}
 	why, _, _ := strings.Cut(strings.ReplaceAll(string(out), e.dir+"/", ""), "\n")
-	now := time.Now().UTC()
-	e.damage = &Damage{At: now, Why: why, Aside: e.path("broken-" + now.Format("20060102T150405.000"))}
-	e.log.Error("the engine's stores are damaged and were put aside", "why", why, "aside", e.damage.Aside)
-	if err := os.MkdirAll(e.damage.Aside, 0o700); err != nil {
+	e.damage = &damage{}
+	aside := e.path("broken-" + time.Now().UTC().Format("20060102T150405.000"))
+	e.log.Error("the engine's stores are damaged and were put aside", "why", why, "aside", aside)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
 		return err
 	}
 	for _, d := range []string{"build", "core"} { // core last: it is what is looked for
-		if err := os.Rename(e.path(d), filepath.Join(e.damage.Aside, d)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Rename(e.path(d), filepath.Join(aside, d)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

@@ -62,8 +62,8 @@ func TestDamagedStores(t *testing.T) {
 				}
 				f(t, b.path("core", db))
 				b.reopen()
-				d := b.Damage()
-				if d == nil || d.Why == "" || !slices.Contains(d.Recovered, b.base) || len(d.Lost) != 0 {
+				d := b.damage
+				if d == nil || !slices.Contains(d.recovered, b.base) || len(d.lost) != 0 {
 					t.Fatalf("%+v", d)
 				}
 				if got := b.instance("stack/p", svc.ID); got.State != engine.Running {
@@ -77,7 +77,7 @@ func TestDamagedStores(t *testing.T) {
 					t.Errorf("%+v", x)
 				}
 				b.restart()
-				if d := b.Damage(); d != nil {
+				if d := b.damage; d != nil {
 					t.Errorf("still %+v", d)
 				}
 				if err := b.Engine.Remove(t.Context(), "stack/p"); err != nil {
@@ -125,7 +125,7 @@ func TestDamagedBlob(t *testing.T) {
 	}
 	spoil["cut"](t, b.path("core", "meta.db"))
 	b.reopen()
-	if d := b.Damage(); d == nil || !slices.Contains(d.Lost, "sha256:"+bad) || slices.Contains(d.Recovered, b.base) {
+	if d := b.damage; d == nil || !slices.Contains(d.lost, "sha256:"+bad) || slices.Contains(d.recovered, b.base) {
 		t.Errorf("%+v", d)
 	}
 }
@@ -153,8 +153,8 @@ func TestCheckDB(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.reopen()
-	if b.Damage() != nil {
-		t.Errorf("%+v", b.Damage())
+	if b.damage != nil {
+		t.Errorf("%+v", b.damage)
 	}
 	if _, err := b.Images().Inspect(context.Background(), b.base, ""); err != nil {
 		t.Error(err)
