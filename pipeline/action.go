@@ -2,11 +2,14 @@ package pipeline
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"slipway/project"
+	"slipway/secret"
 )
 
 // Bounds of an action's time.
@@ -222,9 +225,8 @@ func (a Action) Validate(inv *project.Invalid) {
 		inv.Add("name", "required", "is required")
 	case len(a.Name) > 200:
 		inv.Add("name", "maximum", "must have at most 200 bytes")
-	case strings.ContainsRune(a.Name, 0): // it is in the environment of every container
-		inv.Add("name", "format", "must not contain NUL")
 	}
+	noNUL(inv, "name", a.Name)
 	whens := []string{""}
 	for _, w := range Whens() {
 		whens = append(whens, string(w))
@@ -277,7 +279,8 @@ func (r Registry) validate(inv *project.Invalid) {
 	if r.Kind == GoogleGCR && r.URL != "" {
 		oneOf(inv, "registry", strings.TrimPrefix(r.URL, "https://"), "gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io")
 	}
-	if strings.ContainsAny(r.URL, " \t\n") {
+	noNUL(inv, "login", r.Username, "password", r.Password)
+	if strings.ContainsFunc(r.URL, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		inv.Add("registry", "format", "must be a host, with or without a port")
 	}
 }
@@ -286,7 +289,13 @@ func (b Build) validate(inv *project.Invalid) {
 	if !b.Multi && b.Dockerfile == "" {
 		inv.Add("dockerfile_path", "required", "is required")
 	}
+	noNUL(inv, "dockerfile_path", b.Dockerfile, "context_path", b.Context, "target_stage", b.Target, "target_platform", b.Platforms,
+		"docker_image_tag", b.Tag, "repository", b.Repository, "package", b.Package, "target_path", b.TargetPath)
+	for i, v := range b.Versions {
+		noNUL(inv, "versions."+strconv.Itoa(i), v)
+	}
 	for i, a := range b.Args {
+		noNUL(inv, "build_args."+strconv.Itoa(i), a)
 		if k, _, _ := strings.Cut(a, "="); strings.TrimSpace(k) == "" {
 			inv.Add("build_args."+strconv.Itoa(i), "format", "must be KEY=value")
 		}
@@ -299,6 +308,7 @@ func (b Build) validate(inv *project.Invalid) {
 		if s.Value == "" {
 			inv.Add(at+".value", "required", "is required")
 		}
+		noNUL(inv, at+".id", s.ID, at+".value", s.Value)
 		oneOf(inv, at+".type", s.Type, "", "FILE", "ENV")
 	}
 	oneOf(inv, "provenance", b.Provenance, "", "NONE", "MIN", "MAX")
@@ -315,7 +325,20 @@ func (r Run) validate(inv *project.Invalid) {
 	if r.Tag == "" && !from {
 		inv.Add("docker_image_tag", "required", "is required")
 	}
+	noNUL(inv, "docker_image_name", r.Image, "docker_image_tag", r.Tag, "inline_commands", r.Commands, "entrypoint", r.Entrypoint,
+		"run_as_user", r.User, "export_container_path", r.ExportPath)
+	if entrypoint, command, _, err := r.argv(newValues()); err == nil { // what variables make of them is seen at the start
+		for _, c := range []struct {
+			at    string
+			words []string
+		}{{"entrypoint", entrypoint}, {"inline_commands", command}} {
+			if slices.ContainsFunc(c.words, tooLong) {
+				inv.Add(c.at, "maximum", fmt.Sprintf("must be at most %d bytes: no program can be started with more", secret.MaxWord))
+			}
+		}
+	}
 	for i, m := range r.Mounts {
+		noNUL(inv, "volume_mappings."+strconv.Itoa(i), m)
 		if _, _, err := splitMapping(m); err != nil {
 			inv.Add("volume_mappings."+strconv.Itoa(i), "format", err.Error())
 		}

@@ -24,29 +24,37 @@ import (
 // do runs one step to its end, or attaches to it. It gives no error: whatever
 // went wrong is a result with a message for the user.
 func (h *handling) do(ctx context.Context, i int) settled {
-	s := h.x.Steps[i]
 	h.mask = nil
-	res, tags, err := h.try(ctx, s)
-	mask := segment.NewMasker(h.mask)
+	res, tags, err := h.try(ctx, h.x.Steps[i])
 	switch {
 	case err == nil:
+		res.Error = h.masked(res.Error)
 	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
 		return settled{step: i}
 	case errors.Is(context.Cause(ctx), errCancelled):
 		res = Result{Status: Terminated, Code: -1, Error: "cancelled"}
 	default:
-		var fatal *fatalError
-		res = Result{Status: Failed, Code: -1, Error: err.Error(), Final: errors.As(err, &fatal)}
-		h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", string(mask.Line([]byte(err.Error()))))
-		log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID)}
-		h.once(ctx, log, []string{string(mask.Line([]byte(err.Error())))})
-		if log.err != nil {
-			h.log.Warn("the reason of a failure is not in its log", "step", i, "error", log.err)
-		}
+		res = h.broken(ctx, i, err)
 	}
-	res.Error = string(mask.Line([]byte(res.Error)))
 	return settled{step: i, result: res, tags: tags}
 }
+
+// broken is the result of a step that came to no end of its own. Its log says
+// why.
+func (h *handling) broken(ctx context.Context, i int, err error) Result {
+	s := h.x.Steps[i]
+	var fatal *fatalError
+	res := Result{Status: Failed, Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
+	h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", res.Error)
+	log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID)}
+	h.once(ctx, log, []string{res.Error})
+	if log.err != nil {
+		h.log.Warn("the reason of a failure is not in its log", "step", i, "error", log.err)
+	}
+	return res
+}
+
+func (h *handling) masked(s string) string { return string(segment.NewMasker(h.mask).Line([]byte(s))) }
 
 // fatalError is a reason that another try would meet again.
 type fatalError struct{ error }
@@ -122,21 +130,20 @@ func prefixed(notes []string) []string {
 }
 
 // once writes lines of ours beside the container's own, unless they are there
-// already because this is a second look.
+// already because this is a second look. They may be missing: the first one may
+// have been killed before it came to them.
 func (h *handling) once(ctx context.Context, log *lines, l []string) {
-	if len(l) == 0 || h.attached {
-		return
-	}
-	have, _, err := h.p.logs.Read(ctx, log.dir, logs.Query{Tail: 64})
-	if err != nil {
-		log.err = err
-		return
-	}
-	for _, n := range l {
-		if !slices.ContainsFunc(have, func(l logs.Line) bool { return l.Text == n }) {
-			log.pending = append(log.pending, n)
+	if len(l) > 0 && h.attached {
+		have, _, err := h.p.logs.Read(ctx, log.dir, logs.Query{Streams: "m"})
+		if err != nil {
+			log.err = err
+			return
 		}
+		l = slices.DeleteFunc(l, func(n string) bool {
+			return slices.ContainsFunc(have, func(l logs.Line) bool { return l.Text == n })
+		})
 	}
+	log.pending = append(log.pending, l...)
 	log.flush()
 }
 
@@ -193,8 +200,6 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 					return fatal("the value of the variable %s is gone: it was changed after the execution started", w.Key)
 				}
 				w.Value = value
-			} else {
-				w.Value = v.expand(w.Value)
 			}
 			v.inline(w)
 		}
@@ -227,7 +232,8 @@ func (h *handling) logins(ctx context.Context, s ActionExecution, v *values) ([]
 		if err != nil {
 			return nil, err
 		}
-		if r.Password = hidden["password"]; r.Password == "" {
+		r.Password = hidden["password"]
+		if r.Password == "" || hidden["password for"] != r.place() {
 			return nil, fatal("the registry password of action %q is gone: it was changed after the execution started", s.Action.Name)
 		}
 	}
@@ -313,6 +319,9 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 		return Result{}, &fatalError{err}
 	}
 	entrypoint, command, shell, err := r.argv(v)
+	if err == nil {
+		err = fits(v.env(), entrypoint, command)
+	}
 	if err != nil {
 		return Result{}, &fatalError{err}
 	}
@@ -334,7 +343,11 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 // resolve finds the image of a reference.
 func (h *handling) resolve(ctx context.Context, ref string, logins []engine.Login, log *lines) (string, error) {
 	img, err := h.p.images.Resolve(ctx, image.Request{
-		Workspace: h.x.Workspace, Ref: ref, Logins: logins, Warn: func(l string) { log.pending = append(log.pending, l) },
+		Workspace: h.x.Workspace, Ref: ref, Logins: logins, Warn: func(l string) {
+			if !h.attached { // what is found out now is not what its container was started with
+				log.pending = append(log.pending, l)
+			}
+		},
 	})
 	log.flush()
 	if err = errors.Join(err, log.err); err != nil {
@@ -396,10 +409,14 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 			return Result{}, nil, fatal("the image cannot be called %s: %w", n, err)
 		}
 	}
+	args := b.args(v)
+	if err := b.public(v, args); err != nil {
+		return Result{}, nil, &fatalError{err}
+	}
 	spec := engine.BuildSpec{
 		Owner: x.ID.Owner(), Workspace: x.Workspace, Source: engine.Source{Volume: x.Pipeline.Volume()},
 		Context: path.Clean("/" + v.expand(b.Context)), Dockerfile: v.expand(b.Dockerfile), Target: v.expand(b.Target),
-		Platforms: commaList(v.expand(b.Platforms)), Args: b.args(v), NoCache: b.NoCache,
+		Platforms: commaList(v.expand(b.Platforms)), Args: args, NoCache: b.NoCache,
 		Pull: b.Pull != nil && *b.Pull || b.Pull == nil && b.Multi, Provenance: b.provenance(),
 		Lookup: func(ctx context.Context, ref string) (string, error) { return h.p.images.Lookup(ctx, x.Workspace, ref) },
 		Logins: logins, Timeout: s.Action.timeout(), Log: log.dir, LogMax: h.p.cfg.LogMax,

@@ -14,19 +14,20 @@ import (
 
 // values are the variables of one step, narrowest last.
 type values struct {
-	byKey map[string]string
-	order []string
-	mask  [][]byte
-	files []engine.File
+	byKey  map[string]string
+	order  []string
+	secret map[string]bool // keys whose value is one, or has one in it
+	mask   [][]byte
+	files  []engine.File
 }
 
-func newValues() *values { return &values{byKey: map[string]string{}} }
+func newValues() *values { return &values{byKey: map[string]string{}, secret: map[string]bool{}} }
 
 func (v *values) set(key, value string, hide bool) {
 	if _, ok := v.byKey[key]; !ok {
 		v.order = append(v.order, key)
 	}
-	v.byKey[key] = value
+	v.byKey[key], v.secret[key] = value, hide
 	if hide {
 		v.hide(value)
 	}
@@ -77,8 +78,13 @@ func (v *values) stored(s secret.Variable) {
 }
 
 func (v *values) inline(w Variable) {
-	if w.Type == "" || w.Type == "VAR" {
+	has := false
+	if !w.Secret() { // a secret is what it is
+		has, w.Value = v.secretIn(w.Value) != "", v.expand(w.Value)
+	}
+	if w.isVar() {
 		v.set(w.Key, w.Value, w.Encrypted)
+		v.secret[w.Key] = w.Encrypted || has
 		return
 	}
 	v.file(w.Key, w.Value, w.FilePlace, w.FilePath, w.FileMode, w.Secret())
@@ -94,6 +100,16 @@ func (v *values) env() []string {
 }
 
 func (v *values) expand(s string) string { return expand(s, v.byKey) }
+
+// secretIn is a secret variable that s would have in it, "" if there is none.
+func (v *values) secretIn(s string) string {
+	for _, k := range v.order {
+		if v.secret[k] && expand(s, map[string]string{k: ""}) != s {
+			return k
+		}
+	}
+	return ""
+}
 
 // expand replaces $NAME and ${NAME} by known values; an unknown one stays as
 // it is.

@@ -197,17 +197,21 @@ func (p *Pipelines) Update(ctx context.Context, by access.Actor, id ID, change f
 	return n, nil
 }
 
-// Delete removes a pipeline; what runs of it is cancelled, and its file system
-// goes with the next sweep.
+// Delete removes a pipeline; what runs of it is cancelled, its secrets go with
+// the last of that, and its file system goes with the next sweep.
 func (p *Pipelines) Delete(ctx context.Context, by access.Actor, id ID) error {
-	if _, err := p.get(ctx, by, id, access.ExecutionManage); err != nil {
+	pl, err := p.get(ctx, by, id, access.ExecutionManage)
+	if err != nil {
 		return err
 	}
-	err := p.db.Write(ctx, func(tx *db.Tx) error {
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		if _, err := tx.Exec(`UPDATE pipelines SET deleted = ? WHERE id = ?`, db.Micros(tx.Now), id); err != nil {
 			return err
 		}
-		return cancelAll(tx, `pipeline = ?`, by.User.ID, id)
+		if err := cancelAll(tx, `pipeline = ?`, by.User.ID, id); err != nil {
+			return err
+		}
+		return dropSecrets(tx, pl.Workspace, id)
 	})
 	if err != nil {
 		return fmt.Errorf("delete pipeline %d: %w", id, err)
@@ -332,18 +336,22 @@ func (p *Pipelines) UpdateAction(ctx context.Context, by access.Actor, id ID, ac
 	return n, nil
 }
 
-// DeleteAction removes an action; executions that were started with it keep
-// their copy.
+// DeleteAction removes an action with its secrets; executions that were started
+// with it keep their copy of the rest.
 func (p *Pipelines) DeleteAction(ctx context.Context, by access.Actor, id ID, action ActionID) error {
-	if _, err := p.get(ctx, by, id, access.ExecutionManage); err != nil {
+	pl, err := p.get(ctx, by, id, access.ExecutionManage)
+	if err != nil {
 		return err
 	}
-	err := p.db.Write(ctx, func(tx *db.Tx) error {
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		n, err := tx.Exec(`DELETE FROM actions WHERE id = ? AND pipeline = ?`, action, id)
 		if err == nil && n == 0 {
 			err = fmt.Errorf("action %d of pipeline %d: %w", action, id, errdefs.ErrNotFound)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return secret.Drop(tx, secret.Scope{Workspace: pl.Workspace, Action: int64(action)})
 	})
 	if err != nil {
 		return fmt.Errorf("delete action %d: %w", action, err)

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"slipway/engine"
 	"slipway/project"
+	"slipway/secret"
 )
 
 // ID is the server-wide number of a pipeline.
@@ -207,6 +209,8 @@ type Variable struct {
 	KeyIdentifier   string
 }
 
+func (v Variable) isVar() bool { return v.Type == "" || v.Type == "VAR" }
+
 // Secret tells whether the value must not be shown.
 func (v Variable) Secret() bool { return v.Encrypted || v.Type == "SSH_KEY" || v.Type == "GPG_KEY" }
 
@@ -229,6 +233,10 @@ func validateVariables(vs []Variable, path string, inv *project.Invalid) {
 		if !variableTypes[v.Type] {
 			inv.Add(at+".type", "enum", "is not a type of variable")
 		}
+		noNUL(inv, at+".value", v.Value, at+".description", v.Description, at+".file_path", v.FilePath)
+		if v.isVar() && tooLong(v.Key+"="+v.Value) {
+			inv.Add(at+".value", "maximum", fmt.Sprintf("must be at most %d bytes with the key and =: no program can be started with more; a FILE may be longer", secret.MaxWord))
+		}
 	}
 }
 
@@ -239,9 +247,8 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 		inv.Add("name", "required", "is required")
 	case len(p.Name) > 200:
 		inv.Add("name", "maximum", "must have at most 200 bytes")
-	case strings.ContainsRune(p.Name, 0): // it is in the environment of every container
-		inv.Add("name", "format", "must not contain NUL")
 	}
+	noNUL(inv, "name", p.Name, "identifier", p.Identifier, "disabled_reason", p.Reason)
 	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")
 	oneOf(inv, "priority", string(p.Priority), "", "LOW", "NORMAL", "HIGH")
 	oneOf(inv, "git_config_ref", p.GitConfigRef, "", "NONE", "FIXED", "DYNAMIC")

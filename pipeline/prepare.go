@@ -154,7 +154,7 @@ func (l *lines) say(s string) {
 }
 
 func (l *lines) flush() {
-	if len(l.pending) > 0 && l.err == nil && !l.h.attached {
+	if len(l.pending) > 0 && l.err == nil {
 		l.err = l.h.p.logs.Append(l.dir, nil, l.pending...)
 	}
 	l.pending, l.flushed = nil, time.Now()

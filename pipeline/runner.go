@@ -87,8 +87,8 @@ type handling struct {
 	slot    Class
 	project project.Project
 	mask    [][]byte // what messages about the step under way must not show
-	// attached says that the step under way was begun by an earlier look: its
-	// container may be writing its log, so we do not.
+	// attached says that the step under way was begun by an earlier look: what we
+	// had to say before it may be in its log, and its container may be writing.
 	attached bool
 	log      *slog.Logger
 }
@@ -98,6 +98,8 @@ type settled struct {
 	step   int
 	result Result
 	tags   []string // names of the own registry for the image
+	// refused says that result stands for one that could not be written.
+	refused bool
 }
 
 // Handle brings an execution on, as far as it goes without waiting for anything
@@ -136,10 +138,23 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 // record is advance, tried again for a while if there is no room on the disk for
 // how a step ended. Mostly the step itself had filled it, and room comes when it
 // has been cleaned up after; to do it once more would only fill the disk again.
+// An end that cannot come true at any time, as that of a build whose image
+// cannot have its tag, is a failure of the step.
 func (h *handling) record(ctx context.Context, done *settled) (step int, again time.Time, err error) {
 	for pause := 250 * time.Millisecond; ; pause *= 2 {
 		step, again, err = h.advance(ctx, done)
-		if done == nil || !errdefs.IsResourceExhausted(err) || pause > 30*time.Second {
+		switch {
+		case done == nil || err == nil:
+			return step, again, err
+		case errdefs.IsResourceExhausted(err):
+		case !done.refused && ctx.Err() == nil && !errors.Is(err, db.ErrLeaseLost) && !errdefs.IsUnavailable(err):
+			done.refused, done.tags = true, nil
+			done.result = h.broken(ctx, done.step, fmt.Errorf("it ended as %s, which could not be kept: %w", done.result.Status, err))
+			continue
+		default:
+			return step, again, err
+		}
+		if pause > 30*time.Second {
 			return step, again, err
 		}
 		select {
@@ -231,6 +246,9 @@ func (h *handling) decide(tx *db.Tx, x *Execution, slot *Class, done *settled) (
 		}
 		*slot = ""
 		if err := tell(tx, event.ExecutionFinished, *x); err != nil {
+			return -1, time.Time{}, err
+		}
+		if err := dropSecrets(tx, x.Workspace, x.Pipeline); err != nil {
 			return -1, time.Time{}, err
 		}
 		return -1, time.Time{}, h.p.wake(tx, x.ID)

@@ -23,50 +23,71 @@ func (i ExecutionID) row() string { return "execution/" + string(i) }
 func hideVariables(vs []Variable, had map[string]string) (map[string]string, error) {
 	out := map[string]string{}
 	var inv project.Invalid
+	hide := func(at, key string, value *string) {
+		if *value == secret.Encrypted {
+			old, ok := had[key]
+			if !ok {
+				inv.Add(at, "required", "there is no earlier value that could stay")
+				return
+			}
+			*value = old
+		}
+		out[key], *value = *value, secret.Encrypted
+	}
 	for i := range vs {
 		v := &vs[i]
-		if !v.Secret() && v.Value != secret.Encrypted {
-			continue
-		}
-		value := v.Value
-		if value == secret.Encrypted {
-			old, ok := had["variables."+v.Key]
-			if !ok {
-				inv.Add("variables."+strconv.Itoa(i)+".value", "required", "there is no earlier value that could stay")
-				continue
-			}
-			value = old
-		}
-		if !v.Secret() { // no longer encrypted: a value once hidden is not shown
+		at, key := "variables."+strconv.Itoa(i), "variables."+v.Key
+		if v.Value == secret.Encrypted && !v.Secret() { // no longer encrypted: a value once hidden is not shown
 			v.Encrypted = true
 		}
-		out["variables."+v.Key], v.Value = value, secret.Encrypted
+		if v.Secret() {
+			hide(at+".value", key, &v.Value)
+		}
+		if v.Password != "" {
+			hide(at+".password", key+".password", &v.Password)
+		}
+		if v.Passphrase != "" {
+			hide(at+".passphrase", key+".passphrase", &v.Passphrase)
+		}
 	}
 	return out, inv.Err()
 }
 
-// hideAction does the same for all secrets of an action.
+// hideAction does the same for all secrets of an action. The password of a
+// registry is kept together with the place that it is for: who may change an
+// action need not be one who may know its password, and does not get it sent
+// elsewhere.
 func hideAction(a *Action, had map[string]string) (map[string]string, error) {
+	var inv project.Invalid
 	out, err := hideVariables(a.Variables, had)
-	if err != nil {
-		return nil, err
+	if bad, ok := project.AsInvalid(err); ok {
+		inv.Fields = bad.Fields
 	}
 	r := a.registry()
 	if r.Password == "" {
-		return out, nil
+		return out, inv.Err()
 	}
 	password := r.Password
 	if password == secret.Encrypted {
 		old, ok := had["password"]
-		if !ok {
-			var inv project.Invalid
+		switch {
+		case !ok:
 			inv.Add("password", "required", "there is no earlier password that could stay")
-			return nil, inv.Err()
+		case had["password for"] != r.place():
+			inv.Add("password", "required", "is to be given anew for another registry")
 		}
 		password = old
 	}
-	out["password"], r.Password = password, secret.Encrypted
-	return out, nil
+	out["password"], out["password for"], r.Password = password, r.place(), secret.Encrypted
+	return out, inv.Err()
+}
+
+// place is where the password of a registry goes, and how safely; "" is nowhere.
+func (r Registry) place() string {
+	for _, l := range r.login(newValues()) {
+		return fmt.Sprintf("%s insecure=%v", l.Host, l.Insecure)
+	}
+	return ""
 }
 
 // seal writes the secrets of a row, key being its id.
@@ -101,4 +122,34 @@ func (p *Pipelines) unseal(tx *db.Tx, table, row string, key any) (map[string]st
 	}
 	var m map[string]string
 	return m, json.Unmarshal(text, &m)
+}
+
+// dropSecrets removes what a deleted pipeline kept hidden, once nothing of it
+// runs any more: the actions that end a run may need it. The actions go too.
+func dropSecrets(tx *db.Tx, workspace string, id ID) error {
+	var over bool
+	err := tx.QueryRow(`SELECT deleted IS NOT NULL AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.pipeline = p.id
+		AND e.status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')) FROM pipelines p WHERE p.id = ?`, id).Scan(&over)
+	if err != nil || !over {
+		return err
+	}
+	list, err := loadActions(tx, id)
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		if err := secret.Drop(tx, secret.Scope{Workspace: workspace, Action: int64(a.ID)}); err != nil {
+			return err
+		}
+	}
+	for _, q := range []string{
+		`DELETE FROM actions WHERE pipeline = ?`,
+		`UPDATE executions SET sealed = NULL WHERE pipeline = ?`,
+		`UPDATE pipelines SET sealed = NULL WHERE id = ?`,
+	} {
+		if _, err := tx.Exec(q, id); err != nil {
+			return err
+		}
+	}
+	return secret.Drop(tx, secret.Scope{Workspace: workspace, Pipeline: int64(id)})
 }

@@ -1,0 +1,73 @@
+package pipeline
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"slipway/project"
+	"slipway/secret"
+)
+
+// noNUL notes those of texts, each behind its path, that can be no part of a
+// command, of an environment or of a path.
+func noNUL(inv *project.Invalid, texts ...string) {
+	for i := 0; i < len(texts); i += 2 {
+		if strings.ContainsRune(texts[i+1], 0) {
+			inv.Add(texts[i], "format", "must not contain NUL")
+		}
+	}
+}
+
+func tooLong(word string) bool { return len(word) > secret.MaxWord }
+
+// fits tells why no program can be started with these variables and words.
+func fits(env, entrypoint, command []string) error {
+	if err := envFits("variable", env); err != nil {
+		return err
+	}
+	for i, w := range slices.Concat(entrypoint, command) {
+		if tooLong(w) {
+			name := "entrypoint"
+			if i >= len(entrypoint) {
+				name = "inline_commands"
+			}
+			return fmt.Errorf("%s: a script or argument has %d bytes, and no program can be started with one of more than %d; put it into a file of the repository",
+				name, len(w), secret.MaxWord)
+		}
+	}
+	return nil
+}
+
+// envFits is fits for KEY=value alone; what says what they are.
+func envFits(what string, env []string) error {
+	for _, e := range env {
+		if tooLong(e) {
+			key, _, _ := strings.Cut(e, "=")
+			return fmt.Errorf("the %s %s has %d bytes with its name: no program can be started with more than %d; put it into a file, as a variable of type FILE",
+				what, key, len(e), secret.MaxWord)
+		}
+	}
+	return nil
+}
+
+// public tells why build arguments cannot be used: they are kept in the image
+// and told with it.
+func (b Build) public(v *values, args map[string]string) error {
+	for _, a := range b.Args {
+		name := v.secretIn(a)
+		if k := strings.TrimSpace(v.expand(a)); name == "" && v.secret[k] { // its value is that of the variable
+			name = k
+		}
+		if name != "" {
+			return fmt.Errorf("build_args: the secret variable %s would be kept in the image, where all who have it can read it: "+
+				"give it as a build secret (in secrets, with type ENV and value %s) and mount that in the step that needs it", name, name)
+		}
+	}
+	env := make([]string, 0, len(args))
+	for _, k := range slices.Sorted(maps.Keys(args)) {
+		env = append(env, k+"="+args[k])
+	}
+	return envFits("build argument", env)
+}
