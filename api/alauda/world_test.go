@@ -1,0 +1,208 @@
+package alauda
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/cgi"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/db"
+	"slipway/engine/fake"
+	"slipway/image"
+	"slipway/logs"
+	"slipway/pipeline"
+	"slipway/project"
+	"slipway/secret"
+	"slipway/source"
+)
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
+
+// site is what a server answers with, under this public URL.
+const site = "https://slipway.test"
+
+// world is a server with this dialect, real rooms, a fake engine, and a git
+// server beside it.
+type world struct {
+	t     testing.TB
+	dir   string
+	h     *Handlers
+	eng   *fake.Engine
+	admin access.Actor
+	home  project.Workspace
+	token string
+	serve http.Handler
+	vars  map[string]string // of exchanges
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, dir: dir, eng: fake.New(t, filepath.Join(dir, "engine"))}
+	d, err := db.Open(t.Context(), filepath.Join(dir, "x.db"))
+	w.must(err)
+	t.Cleanup(func() { w.must(d.Close()) })
+	a := access.New(d)
+	w.token, err = a.Bootstrap(t.Context(), "alauda", func(tx *db.Tx, u access.User) (err error) {
+		w.home, err = project.BootstrapWorkspace(tx, "alauda", u)
+		return err
+	}, nil)
+	w.must(err)
+	w.admin, err = a.Authenticate(t.Context(), w.token, "")
+	w.must(err)
+	projects := project.NewProjects(d)
+	box, err := secret.OpenBox(filepath.Join(dir, "key"))
+	w.must(err)
+	secrets := secret.New(d, box, projects)
+	sources, err := source.New(source.Config{Dir: filepath.Join(dir, "git"), Private: true}, d, projects, secrets)
+	w.must(err)
+	images := image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs())
+	l, err := logs.New(filepath.Join(dir, "logs"))
+	w.must(err)
+	pipelines := pipeline.New(pipeline.Config{PublicURL: site}, d, a, projects, secrets, sources, images, l)
+	r, err := pipeline.NewRunner(pipelines, w.eng, "test")
+	w.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	w.h = &Handlers{PublicURL: site, Access: a, Projects: projects, Sources: sources, Pipelines: pipelines, Images: images}
+	s := api.NewServer(a, api.Options{})
+	s.Mount(w.h.Dialect())
+	w.serve = s
+	w.repository()
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// files are the commits of the outside repository: the first has the tag 1.0,
+// the second is the head of master, the third of broken.
+var files = []struct{ ref, name, text string }{
+	{"first", "Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"},
+	{"head", "aa/Dockerfile", "FROM scratch\nCOPY Dockerfile /aa\n"},
+	{"wrong", "Dockerfile", "FROM scratch\nCOPY nothing /\n"},
+}
+
+// repository makes an outside repository and serves it over HTTP, below /open/
+// to everybody, below /closed/ to ann with her password.
+func (w *world) repository() {
+	w.t.Helper()
+	dir := filepath.Join(w.dir, "outside", "o", "test")
+	git := func(args ...string) string {
+		cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=Ann", "-c", "user.email=ann@example.com"}, args...)...)
+		cmd.Env = append(os.Environ(), "HOME="+w.dir, "GIT_CONFIG_NOSYSTEM=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			w.t.Fatalf("git %v: %v: %s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	w.must(os.MkdirAll(filepath.Join(dir, "aa"), 0o755))
+	git("init", "-q", "-b", "master")
+	w.vars = map[string]string{}
+	for _, f := range files {
+		if f.ref == "wrong" {
+			git("checkout", "-q", "-b", "broken")
+		}
+		w.must(os.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0o644))
+		git("add", ".")
+		git("commit", "-q", "-m", f.ref)
+		w.vars[f.ref] = git("rev-parse", "HEAD")
+		if f.ref == "first" {
+			git("tag", "1.0")
+		}
+	}
+	exe, err := exec.LookPath("git")
+	w.must(err)
+	backend := &cgi.Handler{
+		Path: exe, Args: []string{"http-backend"},
+		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Join(w.dir, "outside"), "GIT_HTTP_EXPORT_ALL=1", "HOME=" + w.dir},
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_, rest, _ := strings.Cut(r.URL.Path[1:], "/")
+		if strings.HasPrefix(r.URL.Path, "/closed/") {
+			if u, p, _ := r.BasicAuth(); u != "ann" || p != "hush-hush" {
+				rw.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+				http.Error(rw, "who?", http.StatusUnauthorized)
+				return
+			}
+		}
+		r.URL.Path = "/" + rest
+		backend.ServeHTTP(rw, r)
+	}))
+	w.t.Cleanup(s.Close)
+	w.vars["git"] = s.URL
+}
+
+// ask sends a request with the admin's token and gives the answer.
+func (w *world) ask(method, path, body string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	q := httptest.NewRequestWithContext(w.t.Context(), method, path, strings.NewReader(body))
+	q.Header.Set("Authorization", "Token "+w.token)
+	rec := httptest.NewRecorder()
+	w.serve.ServeHTTP(rec, q)
+	return rec
+}
+
+// get asks and decodes, and fails unless the status is the one wanted.
+func (w *world) get(status int, method, path, body string) map[string]any {
+	w.t.Helper()
+	rec := w.ask(method, path, body)
+	if rec.Code != status {
+		w.t.Fatalf("%s %s: %d %s", method, path, rec.Code, rec.Body)
+	}
+	var m map[string]any
+	w.must(json.Unmarshal(rec.Body.Bytes(), &m))
+	return m
+}
+
+// wait waits for the end of a build.
+func (w *world) wait(id string) map[string]any {
+	w.t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		b := w.get(200, "GET", "/v1/builds/"+id, "")
+		if strings.Contains("SFD", b["status"].(string)) {
+			return b
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("build %s does not end: %v", id, b)
+		}
+	}
+}
+
+// simple makes the repository alauda/<name> of the outside one.
+func (w *world) simple(name, config string) map[string]any {
+	w.t.Helper()
+	return w.get(201, "POST", "/v1/repositories/alauda", fmt.Sprintf(`{"repo_name":%q,"build_config":{"code_repo_client":"Simple",
+		"code_repo_clone_url":"%s/open/o/test","tag_configs":[%s]}}`, name, w.vars["git"], config))
+}
+
+const master = `{"code_repo_type":"branch","code_repo_type_value":"master","docker_repo_tag":"latest","dockerfile_location":"/"}`
