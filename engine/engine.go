@@ -77,6 +77,9 @@ type Images interface {
 	Pull(ctx context.Context, spec PullSpec) (Image, error)
 	// Head asks the registry for the digest behind a reference, no more.
 	Head(ctx context.Context, spec PullSpec) (digest string, err error)
+	// CheckLogin asks the registry of a login whether it lets that user in, and
+	// no more. Without a user name it only asks whether there is a registry.
+	CheckLogin(ctx context.Context, login Login) error
 	// Push sends an image of the store to a registry.
 	Push(ctx context.Context, digest, ref string, logins []Login) error
 	// Inspect tells of an image in the store; errdefs.ErrNotFound if it, or a

@@ -3,6 +3,7 @@ package secret
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -18,11 +19,11 @@ type Login struct {
 	ID          string // UUID
 	Project     project.ID
 	Description string
-	Host        string // "host[:port]"
-	Username    string // "": anonymous
-	Password    string // Encrypted when read through the front door, if there is one
-	Valid       bool   // as found by the last check
-	Checked     time.Time
+	Host        string    // "host[:port]"
+	Username    string    // "": anonymous
+	Password    string    // Encrypted when read through the front door, if there is one
+	Valid       bool      // as found by the last check
+	Checked     time.Time // when the registry last answered one; zero: not yet
 }
 
 // usual are the registries that every project knows at first, without a login.
@@ -38,21 +39,23 @@ var hosts = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-
 
 // checkHost tells what is wrong with "host[:port]", "" if nothing is.
 func checkHost(s string) string {
-	host := s
-	if h, port, err := net.SplitHostPort(s); err == nil {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "has no port between 1 and 65535 after the colon"
-		}
-		host = h
-	}
 	switch {
 	case strings.Contains(s, "://"):
 		return "must be host or host:port, without a scheme"
 	case strings.Contains(s, "/"):
 		return "must be host or host:port, without a path"
-	case net.ParseIP(strings.Trim(host, "[]")) != nil:
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "has no port between 1 and 65535 after the colon"
+	}
+	ip, ipErr := netip.ParseAddr(host)
+	switch {
+	case ipErr == nil && ip.Zone() == "" && strings.TrimSuffix(net.JoinHostPort(host, port), ":") == s:
 		return ""
-	case len(host) > 253 || !hosts.MatchString(host):
+	case len(host) > 253 || strings.HasPrefix(s, "[") || !hosts.MatchString(host):
 		return "must be host or host:port"
 	}
 	return ""
@@ -75,14 +78,14 @@ func (l Login) validate(bad *project.Invalid) {
 	switch {
 	case l.Username == "" && l.Password != "":
 		bad.Add("username", "required", "must not be empty when there is a password")
-	case l.Username != "" && l.Password == "":
-		bad.Add("password", "required", "must not be empty when there is a user name")
 	case strings.ContainsFunc(l.Username, unicode.IsControl) || strings.Contains(l.Username, ":"):
 		bad.Add("username", "format", "must not hold a colon or control characters")
 	case len(l.Username) > 1024:
 		bad.Add("username", "maximum", "must be at most 1024 bytes")
 	}
 	switch {
+	case l.Username != "" && l.Password == "":
+		bad.Add("password", "required", "must not be empty when there is a user name")
 	case len(l.Password) > maxValue:
 		bad.Add("password", "maximum", fmt.Sprintf("must be at most %d bytes", maxValue))
 	case !utf8.ValidString(l.Password) || strings.ContainsRune(l.Password, 0):

@@ -208,25 +208,32 @@ func (s *Secrets) Set(ctx context.Context, at Scope, key, value string) (found b
 // errdefs.ErrAlreadyExists. Logins are changed by who may change stacks.
 func (s *Secrets) CreateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		if err := s.allowLogin(tx, by, l.Project, access.StackWrite); err != nil {
+		if err := s.newLogin(tx, by, l); err != nil {
 			return err
-		}
-		if err := l.Validate(); err != nil {
-			return err
-		}
-		if l.Password == Encrypted {
-			return &project.Invalid{Fields: []project.Field{{Path: "password", Kind: "required", Message: nothingKept.Fields[0].Message}}}
 		}
 		if err := s.giveUsual(tx, l.Project); err != nil {
 			return err
 		}
-		l.ID = uuid.NewString()
+		l.ID, l.Valid, l.Checked = uuid.NewString(), false, time.Time{}
 		return s.insertLogin(tx, l)
 	})
 	if err != nil {
 		return Login{}, err
 	}
 	return l.hidden(), nil
+}
+
+// newLogin tells whether the actor may make that login.
+func (s *Secrets) newLogin(tx *db.Tx, by access.Actor, l Login) error {
+	if err := s.allowLogin(tx, by, l.Project, access.StackWrite); err != nil {
+		return err
+	}
+	var bad project.Invalid
+	if l.Password == Encrypted {
+		bad.Add("password", "required", nothingKept.Fields[0].Message)
+	}
+	l.validate(&bad)
+	return bad.Err()
 }
 
 func (s *Secrets) allowLogin(tx *db.Tx, by access.Actor, id project.ID, right access.Scope) error {
@@ -302,23 +309,9 @@ func (s *Secrets) seenLogin(tx *db.Tx, by access.Actor, id string, right access.
 // forgotten when the host or the credentials change.
 func (s *Secrets) UpdateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		old, err := s.seenLogin(tx, by, l.ID, access.StackWrite)
-		if err != nil {
+		var err error
+		if l, _, err = s.changedLogin(tx, by, l); err != nil {
 			return err
-		}
-		l.Project, l.Valid, l.Checked = old.Project, old.Valid, old.Checked
-		var bad project.Invalid
-		if l.Password == Encrypted {
-			if l.Password = old.Password; l.Password != "" && l.Host != old.Host {
-				bad.Add("password", "required", "is to be given anew for another host")
-			}
-		}
-		l.validate(&bad)
-		if err := bad.Err(); err != nil {
-			return err
-		}
-		if l.Host != old.Host || l.Username != old.Username || l.Password != old.Password {
-			l.Valid, l.Checked = false, time.Time{}
 		}
 		return s.updateLogin(tx, l)
 	})
@@ -326,6 +319,45 @@ func (s *Secrets) UpdateLogin(ctx context.Context, by access.Actor, l Login) (Lo
 		return Login{}, err
 	}
 	return l.hidden(), nil
+}
+
+// changedLogin gives a login as a change leaves it, with its password, if the
+// actor may make that change. fresh tells that no check has seen it like that.
+func (s *Secrets) changedLogin(tx *db.Tx, by access.Actor, l Login) (_ Login, fresh bool, err error) {
+	old, err := s.seenLogin(tx, by, l.ID, access.StackWrite)
+	if err != nil {
+		return Login{}, false, err
+	}
+	l.Project, l.Valid, l.Checked = old.Project, old.Valid, old.Checked
+	var bad project.Invalid
+	if l.Password == Encrypted {
+		if l.Password = old.Password; l.Password != "" && l.Host != old.Host {
+			bad.Add("password", "required", "is to be given anew for another host")
+		}
+	}
+	l.validate(&bad)
+	if err := bad.Err(); err != nil {
+		return Login{}, false, err
+	}
+	if l.Host != old.Host || l.Username != old.Username || l.Password != old.Password {
+		l.Valid, l.Checked, fresh = false, time.Time{}, true
+	}
+	return l, fresh, nil
+}
+
+// TryLogin tells what CreateLogin, or with an ID UpdateLogin, would refuse, but
+// for a host that is taken. It gives the login with its password, for the check
+// at its registry that comes before; fresh tells that it needs one.
+func (s *Secrets) TryLogin(ctx context.Context, by access.Actor, l Login) (open Login, fresh bool, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		if l.ID == "" {
+			open, fresh = l, true
+			return s.newLogin(tx, by, l)
+		}
+		open, fresh, err = s.changedLogin(tx, by, l)
+		return err
+	})
+	return open, fresh, err
 }
 
 // DeleteLogin removes a login.
@@ -349,10 +381,26 @@ func (s *Secrets) OpenLogins(ctx context.Context, id project.ID) (list []Login, 
 	return list, err
 }
 
-// Checked notes what a check of a login at its registry has found.
-func (s *Secrets) Checked(ctx context.Context, id string, valid bool) error {
+// LoginsToCheck gives the logins, with their passwords, whose registries have
+// not answered since a time.
+func (s *Secrets) LoginsToCheck(ctx context.Context, since time.Time) (list []Login, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		list, err = s.logins(tx, `WHERE username <> '' AND (checked IS NULL OR checked < ?)
+			AND project IN (SELECT id FROM projects WHERE deleted IS NULL) ORDER BY checked, id`, since.UnixMicro())
+		return err
+	})
+	return list, err
+}
+
+// Checked notes what the registry of a login, given with its password, has
+// answered. A login that is another one by now, or gone, is left alone.
+func (s *Secrets) Checked(ctx context.Context, l Login, valid bool) error {
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(`UPDATE logins SET valid = ?, checked = ? WHERE id = ?`, valid, tx.Now.UnixMicro(), id)
+		now, err := s.logins(tx, `WHERE id = ?`, l.ID)
+		if err != nil || len(now) == 0 || now[0].Host != l.Host || now[0].Username != l.Username || now[0].Password != l.Password {
+			return err
+		}
+		_, err = tx.Exec(`UPDATE logins SET valid = ?, checked = ? WHERE id = ?`, valid, tx.Now.UnixMicro(), l.ID)
 		return err
 	})
 }

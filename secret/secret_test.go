@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -501,13 +502,29 @@ func TestLogins(t *testing.T) {
 	if o := opened(); o.Password != "hunter2" || o.Username != "u" {
 		t.Error(o)
 	}
-	if err := w.Checked(t.Context(), made.ID, true); err != nil {
+	toCheck := func(since time.Duration) int {
+		t.Helper()
+		l, err := w.LoginsToCheck(t.Context(), time.Now().Add(-since))
+		if err != nil || len(l) > 1 || len(l) == 1 && l[0] != opened() {
+			t.Error(l, err)
+		}
+		return len(l)
+	}
+	other := opened()
+	other.Password = "hunter1"
+	if err := w.Checked(t.Context(), other, true); err != nil || opened().Valid || toCheck(time.Hour) != 1 {
+		t.Error("what was said to another password counts:", err)
+	}
+	if err := w.Checked(t.Context(), opened(), true); err != nil || toCheck(time.Hour) != 0 || toCheck(-time.Hour) != 1 {
 		t.Error(err)
 	}
 	made.Description = "theirs"
 	got, err := w.UpdateLogin(t.Context(), w.admin, made)
 	if err != nil || !got.Valid || got.Checked.IsZero() || opened().Password != "hunter2" || opened().Description != "theirs" {
 		t.Error(got, err)
+	}
+	if o, fresh, err := w.TryLogin(t.Context(), w.admin, made); err != nil || fresh || o != opened() {
+		t.Error(o, fresh, err)
 	}
 	// Somebody who does not know the password does not get it sent to a host of
 	// theirs.
@@ -549,7 +566,9 @@ func TestLogins(t *testing.T) {
 		_, one := w.Login(t.Context(), c.by, made.ID)
 		_, create := w.CreateLogin(t.Context(), c.by, Login{Project: w.p.ID, Host: "x"})
 		_, update := w.UpdateLogin(t.Context(), c.by, made)
-		if !c.read(list) || !c.read(one) || !c.change(create) || !c.change(update) || !c.change(w.DeleteLogin(t.Context(), c.by, made.ID)) {
+		_, _, try := w.TryLogin(t.Context(), c.by, Login{Project: w.p.ID, Host: "x"})
+		_, _, again := w.TryLogin(t.Context(), c.by, made)
+		if !c.read(list) || !c.read(one) || !c.change(try) || !c.change(again) || !c.change(create) || !c.change(update) || !c.change(w.DeleteLogin(t.Context(), c.by, made.ID)) {
 			t.Errorf("%s: %v, %v, %v, %v", name, list, one, create, update)
 		}
 	}
@@ -565,13 +584,13 @@ func TestLoginInput(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, host := range []string{"", "https://a.example", "a.example/path", "a b", "-a", "a..b", "a:0", "a:99999", "a:b", ":80", "u@a", "A", "a:80:90", strings.Repeat("a.", 200)} {
+	for _, host := range []string{"", "https://a.example", "a.example/path", "a b", "-a", "a..b", "a:0", "a:99999", "a:b", ":80", "u@a", "A", "a:80:90", "::1", "[1.2.3.4]", "[::1", "::1]:80", "fe80::1%eth0", strings.Repeat("a.", 200)} {
 		if err := (Login{Host: host}).Validate(); !errdefs.IsInvalidArgument(err) || !strings.HasPrefix(err.Error(), "host: ") {
 			t.Errorf("%q: %v", host, err)
 		}
 	}
 	err := Login{Host: "a/b", Username: "a:b"}.Validate()
-	if bad, ok := project.AsInvalid(err); !ok || len(bad.Fields) != 2 {
+	if bad, ok := project.AsInvalid(err); !ok || len(bad.Fields) != 3 {
 		t.Error(err)
 	}
 	if err := (Login{Host: "a", Password: "p"}).Validate(); !errdefs.IsInvalidArgument(err) {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -53,7 +51,7 @@ func (s *Stacks) find(ctx context.Context, r row, p project.Project, d *definiti
 	}
 	logins := make([]engine.Login, 0, len(own))
 	for _, l := range own {
-		logins = append(logins, engine.Login{Host: l.Host, Username: l.Username, Password: l.Password, Insecure: loopback(l.Host)})
+		logins = append(logins, forEngine(l))
 	}
 	found, err := s.images.Resolve(ctx, image.Request{
 		Workspace: p.Workspace, Ref: d.Image, Refresh: d.Refresh, Logins: logins,
@@ -62,15 +60,6 @@ func (s *Stacks) find(ctx context.Context, r row, p project.Project, d *definiti
 		},
 	})
 	return found.Digest, err
-}
-
-// loopback tells whether a registry is on this host, where plain HTTP is safe.
-func loopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	a, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && a.IsLoopback()
 }
 
 // found writes down how the search ended and has the stack looked at.
@@ -110,7 +99,8 @@ func missing(ref string, err error) string {
 	return "the image " + ref + " cannot be had: " + err.Error() + "; it is tried again"
 }
 
-// retryImages has missing images looked for at once: something was pushed.
+// retryImages has missing images looked for at once: something was pushed, or
+// a login changed.
 func retryImages(tx *db.Tx, workspace string) error {
 	rows, err := tx.Query(`SELECT DISTINCT s.stack FROM service_definitions d JOIN services s ON s.id = d.service
 		JOIN stacks t ON t.id = s.stack JOIN projects p ON p.id = t.project

@@ -33,6 +33,7 @@ const table = "stacks"
 type Engine interface {
 	engine.Workloads
 	Volumes() engine.Volumes
+	Images() engine.Images
 	Remove(ctx context.Context, owner engine.Owner) error
 }
 
@@ -46,6 +47,9 @@ type Config struct {
 	Keep time.Duration
 	// LogKeep is how many bytes of a service's log are kept. 0 is 256 MiB.
 	LogKeep int64
+	// CheckLogins is how often it is looked which logins of registries are to be
+	// checked again. 0 is five minutes.
+	CheckLogins time.Duration
 }
 
 // Rooms are those that stacks are made of.
@@ -88,6 +92,9 @@ func New(cfg Config, r Rooms) *Stacks {
 	}
 	if cfg.LogKeep == 0 {
 		cfg.LogKeep = 256 << 20
+	}
+	if cfg.CheckLogins == 0 {
+		cfg.CheckLogins = 5 * time.Minute
 	}
 	return &Stacks{
 		cfg: cfg, db: r.DB, projects: r.Projects, secrets: r.Secrets, box: r.Secrets.Box(), events: r.Events,

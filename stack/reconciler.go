@@ -39,6 +39,7 @@ func (s *Stacks) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.listen(ctx) })
 	g.Go(func() error { return s.publish(ctx) })
+	g.Go(func() error { return s.checkLogins(ctx) })
 	g.Go(func() error {
 		return s.events.Follow(ctx, "stack", heard, s.hear)
 	})

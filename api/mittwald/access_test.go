@@ -21,7 +21,9 @@ func TestNobodyGetsInWithoutARight(t *testing.T) {
 	}
 	all, err := w.rooms.Ingresses.List(t.Context(), w.admin, noFilter())
 	w.must(err)
-	ids := strings.NewReplacer("{projectId}", string(w.pr.ID), "{stackId}", string(w.pr.ID), "{serverId}", w.home.ID, "{customerId}", w.home.ID,
+	logins, err := w.rooms.Secrets.Logins(t.Context(), w.admin, w.pr.ID)
+	w.must(err)
+	ids := strings.NewReplacer("{registryId}", logins[0].ID, "{projectId}", string(w.pr.ID), "{stackId}", string(w.pr.ID), "{serverId}", w.home.ID, "{customerId}", w.home.ID,
 		"{serviceId}", first("services"), "{volumeId}", first("volumes"), "{ingressId}", string(all[0].ID))
 	token := func(scopes ...access.Scope) string {
 		_, secret, err := w.access.CreateToken(t.Context(), w.admin, access.NewToken{Name: "t", Scopes: scopes})
@@ -40,7 +42,7 @@ func TestNobodyGetsInWithoutARight(t *testing.T) {
 		bodies := map[string]string{http.MethodGet: "", http.MethodDelete: ""}
 		in, none := bodies[method]
 		if !none {
-			in = `{"description":"x","projectId":"` + string(w.pr.ID) + `","hostname":"x.example.com","paths":[{"path":"/","target":{"useDefaultPage":true}}]}`
+			in = `{"description":"x","projectId":"` + string(w.pr.ID) + `","uri":"x.example.com","hostname":"x.example.com","paths":[{"path":"/","target":{"useDefaultPage":true}}]}`
 			if strings.HasSuffix(path, "/paths") {
 				in = `[{"path":"/","target":{"useDefaultPage":true}}]`
 			}

@@ -212,7 +212,7 @@ func TestUnservedPathsAnswerTheVendors404(t *testing.T) {
 	w := newWorld(t)
 	ref := loadReference(t)
 	for _, path := range []string{
-		"/v2/projects/" + w.pr.ShortID + "/registries", "/v2/container-image-config?imageReference=nginx", "/v2/container-templates",
+		"/v2/container-image-config?imageReference=nginx", "/v2/container-templates",
 		"/v2/stacks/" + string(w.pr.ID) + "/nothing", "/v2/nowhere",
 	} {
 		resp, body := w.do(http.MethodGet, path, w.token, "")

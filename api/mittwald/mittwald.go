@@ -1,5 +1,5 @@
 // Package mittwald speaks the container part of the mittwald API, version 2:
-// projects, stacks, services, volumes and ingresses. It decodes a request to
+// projects, registries, stacks, services, volumes and ingresses. It decodes a request to
 // its own structs, calls one front door, and encodes the answer; what the words
 // mean is decided in the rooms. docs/mittwald.md lists what is served.
 package mittwald
@@ -16,12 +16,14 @@ import (
 	"slipway/api"
 	"slipway/ingress"
 	"slipway/project"
+	"slipway/secret"
 	"slipway/stack"
 )
 
 // Rooms are what the dialect speaks about.
 type Rooms struct {
 	Projects  *project.Projects
+	Secrets   *secret.Secrets
 	Stacks    *stack.Stacks
 	Ingresses *ingress.Ingresses
 	// IPs are the addresses under which hosted services are reached.
@@ -55,6 +57,13 @@ func New(r Rooms) api.Dialect {
 			"PATCH /v2/stacks/{stackId}":               d.patchStack,
 			"DELETE /v2/stacks/{stackId}":              d.deleteStack,
 			"PUT /v2/stacks/{stackId}/update-schedule": d.putSchedule,
+
+			"GET /v2/projects/{projectId}/registries":                       d.listRegistries,
+			"POST /v2/projects/{projectId}/registries":                      d.createRegistry,
+			"GET /v2/registries/{registryId}":                               d.getRegistry,
+			"PATCH /v2/registries/{registryId}":                             d.patchRegistry,
+			"DELETE /v2/registries/{registryId}":                            d.deleteRegistry,
+			"POST /v2/registries/{registryId}/actions/validate-credentials": d.checkRegistry,
 
 			"GET /v2/services":                                                d.listServices,
 			"GET /v2/projects/{projectId}/services":                           d.listServices,

@@ -71,8 +71,9 @@ func newWorld(t testing.TB) *world {
 	l, err := logs.New(filepath.Join(dir, "logs"))
 	w.must(err)
 	ingresses := ingress.New(d, projects, "localhost")
+	secrets := secret.New(d, box, projects)
 	stacks := stack.New(stack.Config{}, stack.Rooms{
-		DB: d, Projects: projects, Secrets: secret.New(d, box, projects), Events: event.New(d), Ingresses: ingresses, Logs: l,
+		DB: d, Projects: projects, Secrets: secrets, Events: event.New(d), Ingresses: ingresses, Logs: l,
 		Images: image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs()),
 		Engine: w.eng, Router: noRouter{},
 	})
@@ -83,7 +84,10 @@ func newWorld(t testing.TB) *world {
 		w.must(err)
 		w.eng.Publish(full, w.eng.Image("echo "+ref))
 	}
-	w.rooms = Rooms{Projects: projects, Stacks: stacks, Ingresses: ingresses, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}
+	w.eng.Protect("guarded.example:5000", "ann", "right-4711")
+	w.eng.NoRegistry("page.example")
+	w.eng.Unreachable("away.example")
+	w.rooms = Rooms{Projects: projects, Secrets: secrets, Stacks: stacks, Ingresses: ingresses, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}
 	w.server = api.NewServer(w.access, api.Options{})
 	w.server.Mount(New(w.rooms))
 	w.srv = httptest.NewServer(w.server)

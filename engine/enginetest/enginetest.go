@@ -28,6 +28,9 @@ type Harness struct {
 	Reopen func(t testing.TB) engine.Engine
 	// Collect, if set, lets the engine drop at once what nothing holds.
 	Collect func(t testing.TB)
+	// Registries are hosts as the engine sees them: a registry that lets only
+	// that login in, one that cannot be reached, and one that is no registry.
+	Registries func(t testing.TB) (guarded engine.Login, closed, page string)
 }
 
 // suite is the world of one Run: one engine for all subtests, ids of their own

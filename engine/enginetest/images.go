@@ -142,7 +142,34 @@ func (s *suite) images(t *testing.T) {
 			return true
 		})
 	})
+	t.Run("logins", s.logins)
 	s.holds(t)
+}
+
+func (s *suite) logins(t *testing.T) {
+	guarded, closed, page := s.Registries(t)
+	wrong := guarded
+	wrong.Password = "wrong-0815"
+	for name, c := range map[string]struct {
+		login engine.Login
+		is    func(error) bool
+	}{
+		"the right one":             {guarded, func(err error) bool { return err == nil }},
+		"a wrong one":               {wrong, errdefs.IsUnauthorized},
+		"none":                      {engine.Login{Host: guarded.Host}, func(err error) bool { return err == nil }},
+		"out of reach":              {engine.Login{Host: closed, Username: "ann", Password: "p"}, errdefs.IsUnavailable},
+		"no registry":               {engine.Login{Host: page, Username: "ann", Password: "p"}, errdefs.IsFailedPrecondition},
+		"no registry and no login":  {engine.Login{Host: page}, errdefs.IsFailedPrecondition},
+		"out of reach and no login": {engine.Login{Host: closed}, errdefs.IsUnavailable},
+	} {
+		err := s.Engine.Images().CheckLogin(t.Context(), c.login)
+		if !c.is(err) || err != nil && (!strings.Contains(err.Error(), c.login.Host) || strings.Contains(err.Error(), wrong.Password)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := s.Engine.Images().CheckLogin(t.Context(), wrong); err == nil || !strings.Contains(err.Error(), wrong.Username) {
+		t.Errorf("the user is not named: %v", err)
+	}
 }
 
 func (s *suite) holds(t *testing.T) {

@@ -181,6 +181,13 @@ func (e *Engine) Unreachable(hostname string) {
 	e.w.hosts[hostname] = &host{gone: true}
 }
 
+// NoRegistry lets something else answer at the host.
+func (e *Engine) NoRegistry(hostname string) {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	e.w.hosts[hostname] = &host{page: true}
+}
+
 // Published gives the digest behind a reference of an outside registry, "" if
 // there is none: what Push has sent.
 func (e *Engine) Published(ref string) string {

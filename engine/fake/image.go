@@ -22,7 +22,7 @@ type config = ocispec.Image
 // host is a registry that is not open to all.
 type host struct {
 	user, password string
-	gone           bool
+	gone, page     bool
 }
 
 type images struct{ e *Engine }
@@ -188,6 +188,9 @@ func (w *world) enter(name string, logins []engine.Login) error {
 	if h.gone {
 		return fmt.Errorf("registry %s cannot be reached: %w", name, errdefs.ErrUnavailable)
 	}
+	if h.page {
+		return fmt.Errorf("%s does not answer as a registry: %w", name, errdefs.ErrFailedPrecondition)
+	}
 	for _, l := range logins {
 		if l.Host == name && l.Username != "" {
 			if l.Username == h.user && l.Password == h.password {
@@ -221,6 +224,20 @@ func (i images) Head(ctx context.Context, s engine.PullSpec) (string, error) {
 	i.e.w.mu.Lock()
 	defer i.e.w.mu.Unlock()
 	return i.e.w.remote(s.Ref, s.Logins)
+}
+
+// CheckLogin implements engine.Images.
+func (i images) CheckLogin(ctx context.Context, l engine.Login) error {
+	if err := i.e.call(ctx, "CheckLogin", l.Host); err != nil {
+		return fmt.Errorf("check login: %w", err)
+	}
+	i.e.w.mu.Lock()
+	defer i.e.w.mu.Unlock()
+	err := i.e.w.enter(l.Host, []engine.Login{l})
+	if l.Username == "" && errdefs.IsUnauthorized(err) {
+		return nil
+	}
+	return err
 }
 
 // Push implements engine.Images.

@@ -159,10 +159,13 @@ func until(t testing.TB, what string, ok func() bool) {
 
 func TestContract(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) *enginetest.Harness {
-		b := open(t)
+		b := open(t, func(o *Options) { o.PlainLoopback = true })
 		return &enginetest.Harness{Engine: b.Engine, Reopen: func(t testing.TB) engine.Engine {
 			b.restart()
 			return b.Engine
-		}, Collect: func(t testing.TB) { b.collectNow(t) }}
+		}, Collect: func(t testing.TB) { b.collectNow(t) }, Registries: func(t testing.TB) (engine.Login, string, string) {
+			o := startRegistry(t, false, "basic")
+			return o.login(rightPassword)[0], "127.0.0.1:1", startPage(t)
+		}}
 	})
 }

@@ -62,6 +62,14 @@ func (s imageStore) Head(ctx context.Context, spec engine.PullSpec) (string, err
 	return desc.Digest.String(), nil
 }
 
+// CheckLogin implements engine.Images.
+func (s imageStore) CheckLogin(ctx context.Context, l engine.Login) error {
+	if err := s.e.checkLogin(ctx, l); err != nil {
+		return fmt.Errorf("check login: %w", err)
+	}
+	return nil
+}
+
 // Push implements engine.Images.
 func (s imageStore) Push(ctx context.Context, dgst, ref string, logins []engine.Login) error {
 	if err := s.e.push(nsctx(ctx), dgst, ref, logins); err != nil {

@@ -92,6 +92,14 @@ func startRegistry(t testing.TB, tls bool, how string) *outside {
 	return o
 }
 
+// startPage starts a server that is no registry and has a page for every path.
+func startPage(t testing.TB) (host string) {
+	t.Helper()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html>hello")) }))
+	t.Cleanup(web.Close)
+	return strings.TrimPrefix(web.URL, "http://")
+}
+
 func (o *outside) login(password string) []engine.Login {
 	return []engine.Login{{Host: o.host, Username: "ann", Password: password}}
 }
@@ -172,6 +180,12 @@ func TestRegistries(t *testing.T) {
 			if _, err := b.Images().Pull(ctx, engine.PullSpec{Ref: o.host + "/team/none:1", Logins: o.login(rightPassword)}); !errdefs.IsNotFound(err) {
 				t.Errorf("an unknown image: %v", err)
 			}
+			if err := b.Images().CheckLogin(ctx, o.login(rightPassword)[0]); err != nil {
+				t.Errorf("a check of the right login: %v", err)
+			}
+			if err := b.Images().CheckLogin(ctx, engine.Login{Host: o.host}); err != nil {
+				t.Errorf("a check without a login: %v", err)
+			}
 			if c.how == "" {
 				return
 			}
@@ -185,6 +199,7 @@ func TestRegistries(t *testing.T) {
 			refused("a pull with the wrong password", err, "user ann")
 			_, err = b.Images().Head(ctx, engine.PullSpec{Ref: ref, Logins: o.login("wrong-0815")})
 			refused("a head with the wrong password", err, "user ann")
+			refused("a check of the wrong password", b.Images().CheckLogin(ctx, o.login("wrong-0815")[0]), "user ann")
 			refused("a push with the wrong password", b.Images().Push(ctx, d, ref, o.login("wrong-0815")), "user ann")
 			_, err = b.Images().Pull(ctx, engine.PullSpec{Ref: ref})
 			refused("a pull without a login", err, "login")
@@ -194,8 +209,7 @@ func TestRegistries(t *testing.T) {
 
 func TestRegistriesThatFail(t *testing.T) {
 	o := startRegistry(t, true, "")
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("<html>hello")) }))
-	defer web.Close()
+	web := startPage(t)
 	b := open(t, func(opts *Options) { opts.PlainLoopback = true }) // without the CA
 	ctx := t.Context()
 	d := b.tiny("x")
@@ -207,7 +221,7 @@ func TestRegistriesThatFail(t *testing.T) {
 		{"an unknown CA", o.host + "/a/b:1", nil, func(err error) bool { return err != nil && strings.Contains(err.Error(), "certificate") }},
 		{"nobody listens", "127.0.0.1:1/a/b:1", nil, errdefs.IsUnavailable},
 		{"no such host", "no-such-host.invalid/a/b:1", nil, errdefs.IsUnavailable},
-		{"no registry", strings.TrimPrefix(web.URL, "http://") + "/a/b:1", nil, errdefs.IsFailedPrecondition},
+		{"no registry", web + "/a/b:1", nil, errdefs.IsFailedPrecondition},
 		{"nonsense", "???", nil, errdefs.IsInvalidArgument},
 	} {
 		if _, err := b.Images().Pull(ctx, engine.PullSpec{Ref: c.ref, Logins: c.logins}); !c.is(err) {
@@ -243,5 +257,13 @@ func TestMirror(t *testing.T) {
 	}
 	if _, err := b.Images().Head(ctx, engine.PullSpec{Ref: "reg.invalid/library/app:1"}); err == nil || o.requests("HEAD /sub/v2/library/app/") == 0 {
 		t.Errorf("a mirror below a path: %v", err)
+	}
+	// A login is for its host alone; whether there is a registry is what a pull
+	// would find.
+	if err := b.Images().CheckLogin(ctx, engine.Login{Host: "reg.invalid", Username: "ann", Password: rightPassword}); !errdefs.IsUnavailable(err) {
+		t.Errorf("a login of a host with a mirror: %v", err)
+	}
+	if err := b.Images().CheckLogin(ctx, engine.Login{Host: "index.docker.io"}); err != nil || o.requests("GET /v2/") == 0 {
+		t.Errorf("a host with a mirror: %v", err)
 	}
 }

@@ -1,0 +1,119 @@
+package stack
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+	"slipway/secret"
+)
+
+// TestLoginIsAskedFor: a login is kept when its registry lets the user in or
+// cannot be asked, and what could not be had without it is had at once.
+func TestLoginIsAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newRig(t)
+	w.eng.Protect("closed.example", "ann", "right-4711")
+	w.eng.Publish("closed.example/app:1", w.eng.Image("echo"))
+	w.eng.NoRegistry("page.example")
+	w.eng.Unreachable("gone.example")
+	w.put(map[string]Definition{"web": {Image: "closed.example/app:1"}})
+	w.until("the image cannot be had", func() bool { return strings.Contains(w.service("web").Message, "wants a login") })
+
+	login := func(host, password string) secret.Login {
+		return secret.Login{Project: w.pr.ID, Host: host, Username: "ann", Password: password}
+	}
+	for _, c := range []struct {
+		login secret.Login
+		says  []string
+	}{
+		{login("closed.example", "wrong-0815"), []string{"closed.example", "ann"}},
+		{login("page.example", "p"), []string{"page.example", "does not answer as a registry"}},
+		{secret.Login{Project: w.pr.ID, Host: "page.example"}, []string{"page.example", "does not answer as a registry"}},
+	} {
+		_, err := w.CreateLogin(t.Context(), w.admin, c.login)
+		for _, s := range c.says {
+			if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), s) || strings.Contains(err.Error(), "wrong-0815") {
+				t.Errorf("%s: %v", c.login.Host, err)
+			}
+		}
+	}
+	if l, err := w.secrets.Logins(t.Context(), w.admin, w.pr.ID); err != nil || len(l) != 3 {
+		t.Error("a refused login is kept:", l, err)
+	}
+	asked := len(w.eng.Calls())
+	if _, err := w.CreateLogin(t.Context(), access.Actor{}, login("gone.example", "p")); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	if _, err := w.CreateLogin(t.Context(), w.admin, login("a/b", "p")); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+	for _, c := range w.eng.Calls()[asked:] {
+		if strings.Contains(c, "CheckLogin") {
+			t.Error("a registry was asked for nothing:", c)
+		}
+	}
+
+	l, err := w.CreateLogin(t.Context(), w.admin, login("closed.example", "right-4711"))
+	if err != nil || !l.Valid || l.Checked.IsZero() || l.Password != secret.Encrypted {
+		t.Fatal(l, err)
+	}
+	w.untilStatus("web", Running)
+
+	// Only what a registry has to do with is asked.
+	w.eng.Protect("closed.example", "ann", "another")
+	l.Description = "ours"
+	if l, err = w.UpdateLogin(t.Context(), w.admin, l); err != nil || !l.Valid || l.Description != "ours" {
+		t.Error(l, err)
+	}
+	wrong := l
+	wrong.Password = "wrong-0815"
+	if _, err := w.UpdateLogin(t.Context(), w.admin, wrong); !errdefs.IsFailedPrecondition(err) {
+		t.Error(err)
+	}
+	if l, err = w.secrets.Login(t.Context(), w.admin, l.ID); err != nil || !l.Valid {
+		t.Error("a refused change is kept:", l, err)
+	}
+	if valid, err := w.CheckLogin(t.Context(), w.admin, l.ID); err != nil || valid {
+		t.Error("a login that the registry does not know any more is valid:", err)
+	}
+	if l, err = w.secrets.Login(t.Context(), w.admin, l.ID); err != nil || l.Valid {
+		t.Error(l, err)
+	}
+	l.Password = "another"
+	if l, err = w.UpdateLogin(t.Context(), w.admin, l); err != nil || !l.Valid {
+		t.Error(l, err)
+	}
+	l.Username, l.Password = "", ""
+	if l, err = w.UpdateLogin(t.Context(), w.admin, l); err != nil || l.Valid {
+		t.Error(l, err)
+	}
+	if _, err := w.CheckLogin(t.Context(), w.admin, l.ID); !errdefs.IsFailedPrecondition(err) {
+		t.Error(err)
+	}
+}
+
+// TestLoginIsAskedAgain: a registry that could not be asked is asked again.
+func TestLoginIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	w := newRig(t)
+	w.stop()
+	w.cfg.CheckLogins = 5 * time.Millisecond
+	w.run()
+	w.eng.Unreachable("away.example")
+	l, err := w.CreateLogin(t.Context(), w.admin, secret.Login{Project: w.pr.ID, Host: "away.example", Username: "ann", Password: "right-4711"})
+	if err != nil || l.Valid || !l.Checked.IsZero() {
+		t.Fatal(l, err)
+	}
+	if valid, err := w.CheckLogin(t.Context(), w.admin, l.ID); err != nil || valid {
+		t.Error(valid, err)
+	}
+	w.eng.Protect("away.example", "ann", "right-4711")
+	w.until("the login is valid", func() bool {
+		l, err = w.secrets.Login(t.Context(), w.admin, l.ID)
+		return err == nil && l.Valid && !l.Checked.IsZero()
+	})
+}
