@@ -34,7 +34,8 @@ func typeOf(a *pipeline.Action) string {
 	return map[byte]string{kindRun: typeRun, kindBuild: typeBuild, kindMulti: typeMulti}[kindOf(a)]
 }
 
-// newAction is an empty action of a type, false for an unknown one.
+// newAction is an empty action of a type; with false, for an unknown one, it is
+// one that needs no more than all do.
 func newAction(typ string) (pipeline.Action, bool) {
 	switch typ {
 	case typeRun:
@@ -44,7 +45,7 @@ func newAction(typ string) (pipeline.Action, bool) {
 	case typeMulti:
 		return pipeline.Action{Build: &pipeline.Build{Multi: true}}, true
 	}
-	return pipeline.Action{}, false
+	return pipeline.Action{Build: &pipeline.Build{Multi: true}}, false
 }
 
 type action = pipeline.Action
@@ -121,7 +122,7 @@ func ownFields() []field[action] {
 		strField("docker_image_tag", both(func(a *action) *string { return &a.Run.Tag }, func(a *action) *string { return &a.Build.Tag })).
 			as(obeyed, "several tags of a build are parted by commas"),
 		{
-			name: "inline_commands", only: runs, status: obeyed, note: "run by /bin/sh -e -c; with an entrypoint that is no shell they are its arguments",
+			name: "inline_commands", only: runs, status: obeyed, note: "run by /bin/sh -e -c; with an entrypoint that is no shell they are its arguments; at most 131071 bytes",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Run.Commands = d.str(raw) },
 			out: func(a *action, _ *kept) any { return orNull(a.Run.Commands) },
 		},
@@ -135,7 +136,8 @@ func ownFields() []field[action] {
 		strField("context_path", func(a *action) *string { return &a.Build.Context }).of(builds),
 		strField("target_stage", func(a *action) *string { return &a.Build.Target }).of(builds),
 		strField("target_platform", func(a *action) *string { return &a.Build.Platforms }).of(multi),
-		stringsField("build_args", func(a *action) *[]string { return &a.Build.Args }).of(builds),
+		stringsField("build_args", func(a *action) *[]string { return &a.Build.Args }).of(builds).
+			as(obeyed, "they are kept in the image: with a secret variable in one the action fails; such a value goes into secrets"),
 		buildSecrets().of(builds),
 		switchField("buildkit", func(a *action) **bool { return &a.Build.BuildKit }).of(builds).as(noEffect, "there is no other builder"),
 		switchField("pull", func(a *action) **bool { return &a.Build.Pull }).of(builds).
@@ -151,10 +153,11 @@ func ownFields() []field[action] {
 		wordField("docker_registry", "", func(a *action) string { return string(registry(a).Kind) },
 			func(a *action, s string) { registry(a).Kind = pipeline.RegistryKind(s) }).
 			as(partly, "NONE, DOCKER_HUB, OTHER, PACKAGE_REGISTRY and ARTIFACT_REGISTRY are obeyed"),
-		strField("registry", func(a *action) *string { return &registry(a).URL }),
+		strField("registry", func(a *action) *string { return &registry(a).URL }).
+			as(obeyed, "who may set a variable that is in it says where login and password go"),
 		strField("login", func(a *action) *string { return &registry(a).Username }),
 		strField("password", func(a *action) *string { return &registry(a).Password }).
-			as(obeyed, "answered as !encrypted, which means unchanged when it is sent back"),
+			as(obeyed, "answered as !encrypted, which means unchanged when it is sent back; needed anew when another registry, docker_registry or insecure_registry is chosen"),
 		boolField("insecure_registry", func(a *action) *bool { return &registry(a).Insecure }),
 		strField("region", func(a *action) *string { return &registry(a).Region }).as(noEffect, "belongs to AMAZON_ECR"),
 		integration(),
@@ -286,10 +289,10 @@ func silent(name string) bool {
 }
 
 // readAction reads the members of a request into an action, and lists those
-// that an action of its type does not have.
-func readAction(d *decoder, b body, a *action) (unknown []string, err error) {
+// that an action of its kind does not have. Kind 0 has those that all have.
+func readAction(d *decoder, b body, a *action, kind byte) (unknown []string, err error) {
 	d.keep = keptOf(a.Attrs)
-	for _, name := range apply(d, actionFields(), kindOf(a), b, a) {
+	for _, name := range apply(d, actionFields(), kind, b, a) {
 		if !silent(name) {
 			unknown = append(unknown, name)
 		}

@@ -62,10 +62,14 @@ func (h *handlers) createAction(w http.ResponseWriter, r *http.Request, by acces
 	case typ != "":
 		d.inv.Add("type", "enum", "must be one of "+typeRun+", "+typeBuild+", "+typeMulti)
 	}
-	if !ok { // its other members mean nothing yet
-		return d.inv.Err()
+	if !ok { // what is wrong with what every type has is said all the same
+		if _, err := readAction(d, b, &a, 0); err != nil {
+			return err
+		}
+		after(d, b)
+		return d.checked(a.Validate)
 	}
-	unknown, err := readAction(d, b, &a)
+	unknown, err := readAction(d, b, &a, kindOf(&a))
 	if err != nil {
 		return err
 	}
@@ -128,7 +132,7 @@ func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by acces
 				d.inv.Add("type", "conflict", "cannot be changed: the action is a "+typeOf(a))
 			}
 		}
-		if unknown, err = readAction(d, b, a); err != nil {
+		if unknown, err = readAction(d, b, a, kindOf(a)); err != nil {
 			return err
 		}
 		return d.checked(a.Validate)

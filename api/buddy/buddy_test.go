@@ -264,9 +264,13 @@ func TestBadInput(t *testing.T) {
 		{"POST", p + "/actions", `{`, 400, "no JSON"},
 		{"POST", p + "/actions", ``, 400, "empty"},
 		{"POST", p + "/actions", `[]`, 400, "object"},
-		{"POST", p + "/actions", `{}`, 400, "type is required"},
-		{"POST", p + "/actions", `{"type":"NPM"}`, 400, "type must be one of"},
-		{"POST", p + "/actions", `{"type":5}`, 400, "type must be a string"},
+		{"POST", p + "/actions", `{}`, 400, "type is required|name is required"},
+		{"POST", p + "/actions", `{"type":"NPM","name":"x"}`, 400, "type must be one of"},
+		{"POST", p + "/actions", `{"type":5,"name":"x"}`, 400, "type must be a string"},
+		{
+			"POST", p + "/actions", `{"type":"NPM","name":1,"timeout":-1,"retry_count":"x","docker_registry":"QUAY","variables":[{}],"dockerfile_path":5,"after_action_id":"x"}`,
+			400, "type must be one of|name must be a string|retry_count must be an integer|after_action_id must be an integer|timeout must not be negative|variables.0.key is required|docker_registry must be one of",
+		},
 		{"POST", p + "/actions", `{"type":"RUN_DOCKER_CONTAINER"}`, 400, "inline_commands is required|name is required|docker_image_name is required|docker_image_tag is required"},
 		{
 			"POST", p + "/actions", `{"type":"DOCKERFILE","name":1,"dockerfile_path":[],"build_args":"x","buildkit":"yes","timeout":1.5,"retry_count":"1","variables":[{"key":2}],"secrets":[3]}`,
@@ -313,8 +317,8 @@ func TestBadInput(t *testing.T) {
 		},
 		{"GET", "/workspaces/acme/projects?status=GONE", ``, 400, "status must be one of"},
 		{
-			"POST", "/user/tokens", `{"name":"x","scopes":["NO"],"workspace_restrictions":["no"],"expires_at":"tomorrow"}`,
-			400, "workspace_restrictions there is no workspace|expires_at must be a time",
+			"POST", "/user/tokens", `{"scopes":["NO"],"workspace_restrictions":["no"],"ip_restrictions":["x"],"expires_at":"tomorrow"}`,
+			400, "workspace_restrictions there is no workspace|expires_at must be a time|name must not be empty|scopes.0|ip_restrictions.0",
 		},
 	} {
 		rec := w.ask(c.method, c.path, c.body)
@@ -405,7 +409,7 @@ func FuzzAction(f *testing.F) {
 			}
 			a, _ := newAction(typ)
 			d := &decoder{}
-			if _, err := readAction(d, b, &a); err != nil {
+			if _, err := readAction(d, b, &a, kindOf(&a)); err != nil {
 				continue
 			}
 			_ = d.checked(a.Validate)

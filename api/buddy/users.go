@@ -12,6 +12,7 @@ import (
 
 	"slipway/access"
 	"slipway/api"
+	"slipway/project"
 )
 
 func (h *handlers) fromUser(u access.User) object {
@@ -150,7 +151,11 @@ func (h *handlers) createToken(w http.ResponseWriter, r *http.Request, by access
 		n.Expires = t
 	})
 	ignored(w, others(b, "name scopes ip_restrictions workspace_restrictions expires_in expires_at"))
-	if err := d.inv.Err(); err != nil {
+	if err := d.checked(func(inv *project.Invalid) {
+		if bad, ok := project.AsInvalid(n.Validate(time.Now())); ok {
+			inv.Fields = bad.Fields
+		}
+	}); err != nil {
 		return err
 	}
 	t, secret, err := h.Access.CreateToken(r.Context(), by, n)
