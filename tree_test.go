@@ -38,6 +38,7 @@ var knows = map[string][]string{
 	"pipeline":          {"project", "secret", "source", "stack", "image", "event", "access", "engine", "logs", "logs/segment", "db"},
 	"trigger":           {"source", "image", "pipeline", "stack", "project", "event", "access", "db"},
 	"api":               {"access", "project"},
+	"api/apitest":       {"engine/fake", "access", "project", "secret", "source", "pipeline", "image", "logs", "db"},
 	"api/buddy":         {"api", "engine", "access", "project", "secret", "source", "pipeline", "image", "logs"},
 	"api/mittwald":      {"api", "engine", "access", "project", "secret", "stack", "ingress", "image", "logs"},
 	"api/alauda":        {"api", "engine", "access", "project", "secret", "source", "pipeline", "image", "logs"},

@@ -1,9 +1,7 @@
 package alauda
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -20,13 +18,9 @@ import (
 
 	"slipway/access"
 	"slipway/api"
-	"slipway/db"
+	"slipway/api/apitest"
 	"slipway/engine/fake"
-	"slipway/image"
-	"slipway/logs"
-	"slipway/pipeline"
 	"slipway/project"
-	"slipway/secret"
 	"slipway/source"
 )
 
@@ -54,42 +48,10 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	dir := t.TempDir()
-	w := &world{t: t, dir: dir, eng: fake.New(t, filepath.Join(dir, "engine"))}
-	d, err := db.Open(t.Context(), filepath.Join(dir, "x.db"))
-	w.must(err)
-	t.Cleanup(func() { w.must(d.Close()) })
-	a := access.New(d)
-	w.token, err = a.Bootstrap(t.Context(), "alauda", func(tx *db.Tx, u access.User) (err error) {
-		w.home, err = project.BootstrapWorkspace(tx, "alauda", u)
-		return err
-	}, nil)
-	w.must(err)
-	w.admin, err = a.Authenticate(t.Context(), w.token, "")
-	w.must(err)
-	projects := project.NewProjects(d)
-	box, err := secret.OpenBox(filepath.Join(dir, "key"))
-	w.must(err)
-	secrets := secret.New(d, box, projects)
-	sources, err := source.New(source.Config{Dir: filepath.Join(dir, "git"), Private: true}, d, projects, secrets)
-	w.must(err)
-	images := image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs())
-	l, err := logs.New(filepath.Join(dir, "logs"))
-	w.must(err)
-	pipelines := pipeline.New(pipeline.Config{PublicURL: site}, d, a, projects, secrets, sources, images, l)
-	r, err := pipeline.NewRunner(pipelines, w.eng, "test")
-	w.must(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
-	w.h = &Handlers{PublicURL: site, Access: a, Projects: projects, Sources: sources, Pipelines: pipelines, Images: images}
-	s := api.NewServer(a, api.Options{})
+	r := apitest.NewRooms(t, "alauda", "alauda", source.Config{Private: true})
+	w := &world{t: t, dir: r.Dir, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token}
+	w.h = &Handlers{PublicURL: site, Access: r.Access, Projects: r.Projects, Sources: r.Sources, Pipelines: r.Pipelines(site), Images: r.Images}
+	s := api.NewServer(r.Access, api.Options{})
 	s.Mount(w.h.Dialect())
 	w.serve = s
 	w.repository()

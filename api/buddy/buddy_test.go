@@ -1,16 +1,13 @@
 package buddy
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,13 +17,10 @@ import (
 
 	"slipway/access"
 	"slipway/api"
-	"slipway/db"
+	"slipway/api/apitest"
 	"slipway/engine/fake"
-	"slipway/image"
-	"slipway/logs"
 	"slipway/pipeline"
 	"slipway/project"
-	"slipway/secret"
 	"slipway/source"
 )
 
@@ -52,43 +46,11 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	dir := t.TempDir()
-	w := &world{t: t, eng: fake.New(t, filepath.Join(dir, "engine")), vars: map[string]string{}}
-	d, err := db.Open(t.Context(), filepath.Join(dir, "x.db"))
-	w.must(err)
-	t.Cleanup(func() { w.must(d.Close()) })
-	a := access.New(d)
-	w.token, err = a.Bootstrap(t.Context(), "admin", func(tx *db.Tx, u access.User) (err error) {
-		w.home, err = project.BootstrapWorkspace(tx, "acme", u)
-		return err
-	}, nil)
-	w.must(err)
-	w.admin, err = a.Authenticate(t.Context(), w.token, "")
-	w.must(err)
-	projects := project.NewProjects(d)
-	box, err := secret.OpenBox(filepath.Join(dir, "key"))
-	w.must(err)
-	secrets := secret.New(d, box, projects)
-	sources, err := source.New(source.Config{Dir: filepath.Join(dir, "git")}, d, projects, secrets)
-	w.must(err)
-	images := image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs())
-	l, err := logs.New(filepath.Join(dir, "logs"))
-	w.must(err)
-	pipelines := pipeline.New(pipeline.Config{PublicURL: site}, d, a, projects, secrets, sources, images, l)
-	w.rooms = Rooms{a, projects, sources, pipelines}
+	r := apitest.NewRooms(t, "admin", "acme", source.Config{})
+	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}}
 	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
-	r, err := pipeline.NewRunner(pipelines, w.eng, "test")
-	w.must(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
-	})
-	s := api.NewServer(a, api.Options{})
+	w.rooms = Rooms{r.Access, r.Projects, r.Sources, r.Pipelines(site)}
+	s := api.NewServer(r.Access, api.Options{})
 	s.Mount(New(site+"/", w.rooms))
 	w.h = s
 	return w
@@ -163,6 +125,11 @@ func (w *world) wait(path string) map[string]any {
 	}
 }
 
+// lacks tells what of the wanted members is not in an answer.
+func (w *world) lacks(what string, want, got any) error {
+	return (&apitest.Replay{Vars: w.vars, Open: true}).Match(what, want, got)
+}
+
 // Whatever an action was made with comes back, in both views and after a PATCH
 // that changes nothing.
 func TestEveryFieldComesBack(t *testing.T) {
@@ -212,8 +179,8 @@ func TestEveryFieldComesBack(t *testing.T) {
 		for what, got := range map[string]any{
 			"POST": made, "GET": w.get(200, "GET", one, ""), "PATCH": w.get(200, "PATCH", one, string(sent)), "GET again": w.get(200, "GET", one, ""),
 		} {
-			if d := w.match(typ+" "+what, want, got); d != "" {
-				t.Error(d)
+			if err := w.lacks(typ+" "+what, want, got); err != nil {
+				t.Error(err)
 			}
 		}
 		// Null clears what may be without a value, and nothing else.
@@ -242,8 +209,8 @@ func TestEmptyValuesComeBack(t *testing.T) {
 		var want any
 		w.must(json.Unmarshal([]byte(c), &want))
 		for _, got := range []any{made, w.get(200, "GET", fmt.Sprintf("%s/%v", path, made["id"]), "")} {
-			if d := w.match("action", want, got); d != "" {
-				t.Errorf("%s in %s", d, c)
+			if err := w.lacks("action", want, got); err != nil {
+				t.Errorf("%v in %s", err, c)
 			}
 		}
 	}
