@@ -21,14 +21,12 @@ import (
 // gets the lines that open the log of the first action.
 func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	x := &h.x
-	if x.Commit != nil && x.Commit.CommitDate.IsZero() { // started by a push
-		c, err := h.p.sources.Resolve(ctx, x.Project, x.Branch, x.Commit.Revision)
+	if x.Commit != nil && x.Commit.CommitDate.IsZero() { // started by a push, or by who could not wait for it
+		c, err := h.p.sources.Commit(ctx, x.Project, x.Commit.Revision)
 		if err != nil {
 			return fmt.Errorf("find commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)
 		}
-		if c != nil {
-			x.Commit = c
-		}
+		x.Commit = c
 	}
 	volume := x.Pipeline.Volume()
 	// A retry goes on with what the actions before it have made.

@@ -232,8 +232,9 @@ func (s *Sources) dialled(ctx context.Context, id project.ID, r *Remote, c call)
 	if r.bare() {
 		c.hide = append(c.hide, r.Username)
 	}
-	if !s.cfg.Private {
-		// Where a redirect leads was looked at by nobody.
+	if !s.cfg.Private || r.Username != "" || r.Password != "" {
+		// Where a redirect leads was looked at by nobody, and git would send the
+		// login there.
 		c.config = append(c.config, "http.followRedirects=false")
 	}
 	var pin netip.Addr
@@ -337,6 +338,7 @@ func inMemory(text []byte) (name string, done func(), err error) {
 
 // Times that an outside repository may take.
 const (
+	asking   = 15 * time.Second // while somebody waits for an answer
 	listing  = time.Minute
 	fetching = 20 * time.Minute
 )

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -58,8 +59,10 @@ func names(revision string) []string {
 
 // Resolve finds the commit of a revision: a full or short hash, a ref, a
 // branch, a tag, or HEAD of branch ("" is the default one). A linked project
-// asks the outside repository. It gives nil, nil for HEAD of a repository with
-// no commit; errdefs.ErrNotFound names an unknown revision.
+// asks the outside repository, which has some seconds: one that is slower is
+// errdefs.ErrUnavailable, or, if it has told which commit a name stands for, that
+// without what it says. It gives nil, nil for HEAD of a repository with no
+// commit; errdefs.ErrNotFound names an unknown revision.
 func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision string) (*Commit, error) {
 	revision = strings.TrimSpace(revision)
 	if branch == "HEAD" {
@@ -70,7 +73,14 @@ func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision s
 		return nil, err
 	}
 	if remote != nil {
-		return s.resolveRemote(ctx, id, remote, known, branch, revision)
+		slow := fmt.Errorf("%s did not answer within %s: %w", redact(remote.URL), s.patience, errdefs.ErrUnavailable)
+		ctx, cancel := context.WithTimeoutCause(ctx, s.patience, slow)
+		defer cancel()
+		c, err := s.resolveRemote(ctx, id, remote, known, branch, revision)
+		if errors.Is(err, slow) {
+			err = slow // without where it was on the way
+		}
+		return c, err
 	}
 	dir, err := s.own(id)
 	if err != nil {
@@ -91,6 +101,23 @@ func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision s
 		}
 	}
 	return c, err
+}
+
+// Commit gives a commit by its full hash. A linked project fetches it, however
+// long that takes.
+func (s *Sources) Commit(ctx context.Context, id project.ID, hash string) (*Commit, error) {
+	remote, _, err := s.loadRemote(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if remote != nil {
+		return s.resolveRemote(ctx, id, remote, "", "", hash)
+	}
+	dir, err := s.own(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.commit(ctx, dir, hash, names(hash))
 }
 
 // commit gives the first of some names that leads to a commit.
@@ -156,7 +183,9 @@ func (s *Sources) resolveRemote(ctx context.Context, id project.ID, r *Remote, k
 		if !ok || head && !strings.HasPrefix(name, "refs/heads/") {
 			continue
 		}
-		if _, err := s.fetch(ctx, id, r, hash, name, 1); err != nil {
+		if _, err := s.fetch(ctx, id, r, hash, name, 1); errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return &Commit{Revision: hash}, nil
+		} else if err != nil {
 			return nil, fmt.Errorf("revision %q: %w", revision, err)
 		}
 		return s.commit(ctx, dir, revision, []string{hash})

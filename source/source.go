@@ -97,6 +97,7 @@ type Sources struct {
 	locks    locks
 	seen     looks
 	idle     time.Duration // a client that says nothing for so long is gone
+	patience time.Duration // so long an outside repository may keep waiting who asked
 
 	mu      sync.Mutex
 	untold  map[project.ID]bool // refs moved and telling it failed
@@ -126,7 +127,7 @@ func New(cfg Config, d *db.DB, p *project.Projects, s *secret.Secrets) (*Sources
 	}
 	return &Sources{
 		cfg: cfg, db: d, projects: p, secrets: s, git: g,
-		idle:    time.Minute,
+		idle: time.Minute, patience: asking,
 		locks:   locks{held: map[string]*held{}},
 		untold:  map[project.ID]bool{},
 		wake:    make(chan struct{}, 1),

@@ -1,0 +1,121 @@
+package source
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+)
+
+// between is a server before the outside of a linked project; what it does not
+// answer itself it passes on.
+func (l *linked) between(answer func(w http.ResponseWriter, r *http.Request, body string) bool) {
+	l.t.Helper()
+	to, err := url.Parse(l.url)
+	must(l.t, err)
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(b))
+		if !answer(w, r, string(b)) {
+			proxy.ServeHTTP(w, r)
+		}
+	}))
+	l.t.Cleanup(srv.Close)
+	must(l.t, l.here.sources.SetRemote(l.t.Context(), l.here.ann, l.q.ID, &Remote{URL: srv.URL + URL("acme", "web"), Username: "x", Password: l.token}))
+}
+
+// A login is for the host that it was given for, wherever that one leads.
+func TestLoginStaysWithItsHost(t *testing.T) {
+	t.Parallel()
+	l := newLinked(t)
+	l.push("one")
+	var mu sync.Mutex
+	var heard []string
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		heard = append(heard, r.Method+" "+r.URL.Path+" "+r.Header.Get("Authorization"))
+		mu.Unlock()
+		// It asks for none, so that git goes on.
+		l.sources.Handler(func(http.ResponseWriter, *http.Request) (access.Actor, bool) { return l.ann, true }).ServeHTTP(w, r)
+	}))
+	t.Cleanup(other.Close)
+	_, port, _ := strings.Cut(strings.TrimPrefix(other.URL, "http://"), ":")
+	for _, code := range []int{301, 302, 307, 308} {
+		for _, host := range []string{"127.0.0.1", "localhost"} {
+			l.between(func(w http.ResponseWriter, r *http.Request, _ string) bool {
+				http.Redirect(w, r, "http://"+host+":"+port+r.URL.RequestURI(), code)
+				return true
+			})
+			_, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", "HEAD")
+			if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "leads on to another address") {
+				t.Errorf("%d to %s: %v", code, host, err)
+			}
+		}
+	}
+	for _, h := range heard {
+		if !strings.HasSuffix(h, " ") {
+			t.Errorf("another server got a login: %s", h)
+		}
+	}
+}
+
+// Who waits for an answer does not wait for an outside that gives none.
+func TestSlowOutside(t *testing.T) {
+	t.Parallel()
+	l := newLinked(t)
+	l.c.write("f", "1")
+	one := l.push("one")
+	const patience = 300 * time.Millisecond
+	l.here.sources.patience = patience
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) }) // before the servers are closed
+	stalled := func(what string) {
+		l.between(func(_ http.ResponseWriter, r *http.Request, body string) bool {
+			if !strings.Contains(body, what) {
+				return false
+			}
+			select {
+			case <-r.Context().Done():
+			case <-over:
+			}
+			return true
+		})
+	}
+	stalled("")
+	begun := time.Now()
+	for _, revision := range []string{"HEAD", "main", one, one[:9]} {
+		_, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", revision)
+		if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "http://127.0.0.1:") || !strings.HasSuffix(err.Error(), "/git/acme/web.git did not answer within 300ms: unavailable") {
+			t.Errorf("%s: %v", revision, err)
+		}
+	}
+	if d := time.Since(begun); d > 20*time.Second {
+		t.Errorf("it took %s", d)
+	}
+	// Which commit it is was told: what it says can be fetched by who has time.
+	stalled("command=fetch")
+	c, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", "main")
+	if err != nil || *c != (Commit{Revision: one}) {
+		t.Errorf("a slow fetch: %+v, %v", c, err)
+	}
+	l.between(func(_ http.ResponseWriter, _ *http.Request, body string) bool {
+		if strings.Contains(body, "command=fetch") {
+			time.Sleep(2 * patience)
+		}
+		return false
+	})
+	if c, err := l.here.sources.Commit(t.Context(), l.q.ID, one); err != nil || c.Subject != "one" {
+		t.Errorf("with time: %+v, %v", c, err)
+	}
+}
