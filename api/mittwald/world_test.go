@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,15 +17,14 @@ import (
 
 	"slipway/access"
 	"slipway/api"
-	"slipway/db"
+	"slipway/api/apitest"
 	"slipway/engine"
 	"slipway/engine/fake"
 	"slipway/event"
 	"slipway/image"
 	"slipway/ingress"
-	"slipway/logs"
 	"slipway/project"
-	"slipway/secret"
+	"slipway/source"
 	"slipway/stack"
 )
 
@@ -52,32 +50,15 @@ func (noRouter) Set(context.Context, ingress.Table) error { return nil }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	dir := t.TempDir()
-	w := &world{t: t, eng: fake.New(t, filepath.Join(dir, "engine"))}
-	d, err := db.Open(t.Context(), filepath.Join(dir, "x.db"))
-	w.must(err)
-	t.Cleanup(func() { w.must(d.Close()) })
-	w.access = access.New(d)
-	w.token, err = w.access.Bootstrap(t.Context(), "admin", func(tx *db.Tx, u access.User) (err error) {
-		w.home, err = project.BootstrapWorkspace(tx, "acme", u)
-		return err
-	}, nil)
-	w.must(err)
-	w.admin, err = w.access.Authenticate(t.Context(), w.token, "")
-	w.must(err)
-	projects := project.NewProjects(d)
-	box, err := secret.OpenBox(filepath.Join(dir, "key"))
-	w.must(err)
-	l, err := logs.New(filepath.Join(dir, "logs"))
-	w.must(err)
-	ingresses := ingress.New(d, projects, "localhost")
-	secrets := secret.New(d, box, projects)
+	r := apitest.NewRooms(t, "admin", "acme", source.Config{})
+	w := &world{t: t, eng: r.Engine, access: r.Access, home: r.Home, admin: r.Admin, token: r.Token}
+	ingresses := ingress.New(r.DB, r.Projects, "localhost")
 	stacks := stack.New(stack.Config{}, stack.Rooms{
-		DB: d, Projects: projects, Secrets: secrets, Events: event.New(d), Ingresses: ingresses, Logs: l,
-		Images: image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs()),
-		Engine: w.eng, Router: noRouter{},
+		DB: r.DB, Projects: r.Projects, Secrets: r.Secrets, Events: event.New(r.DB), Ingresses: ingresses, Logs: r.Logs,
+		Images: r.Images, Engine: w.eng, Router: noRouter{},
 	})
-	w.pr, err = projects.Create(t.Context(), w.admin, w.home.ID, project.New{DisplayName: "My project"})
+	var err error
+	w.pr, err = r.Projects.Create(t.Context(), w.admin, w.home.ID, project.New{DisplayName: "My project"})
 	w.must(err)
 	for _, ref := range []string{"nginx:1", "nginx:2", "my-registry/my-container:v1.0.1"} {
 		full, err := image.Normalize(ref)
@@ -87,7 +68,7 @@ func newWorld(t testing.TB) *world {
 	w.eng.Protect("guarded.example:5000", "ann", "right-4711")
 	w.eng.NoRegistry("page.example")
 	w.eng.Unreachable("away.example")
-	w.rooms = Rooms{Projects: projects, Secrets: secrets, Stacks: stacks, Ingresses: ingresses, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}
+	w.rooms = Rooms{Projects: r.Projects, Secrets: r.Secrets, Stacks: stacks, Ingresses: ingresses, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}
 	w.server = api.NewServer(w.access, api.Options{})
 	w.server.Mount(New(w.rooms))
 	w.srv = httptest.NewServer(w.server)
