@@ -93,16 +93,21 @@ func requireCommands(d *decoder, b body, a *action) {
 	}
 }
 
+// action gives the pipeline of the path and the action's id.
+func (h *handlers) action(r *http.Request, by access.Actor) (p pipe, id pipeline.ActionID, at place, err error) {
+	if p, _, at, err = h.pipeline(r, by); err != nil {
+		return p, 0, at, err
+	}
+	n, err := number(r, "action")
+	return p, pipeline.ActionID(n), at, err
+}
+
 func (h *handlers) getAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	p, _, at, err := h.pipeline(r, by)
+	p, id, at, err := h.action(r, by)
 	if err != nil {
 		return err
 	}
-	id, err := number(r, "action")
-	if err != nil {
-		return err
-	}
-	a, err := h.Pipelines.Action(r.Context(), by, p.ID, pipeline.ActionID(id))
+	a, err := h.Pipelines.Action(r.Context(), by, p.ID, id)
 	if err != nil {
 		return err
 	}
@@ -110,11 +115,7 @@ func (h *handlers) getAction(w http.ResponseWriter, r *http.Request, by access.A
 }
 
 func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	p, _, at, err := h.pipeline(r, by)
-	if err != nil {
-		return err
-	}
-	id, err := number(r, "action")
+	p, id, at, err := h.action(r, by)
 	if err != nil {
 		return err
 	}
@@ -125,7 +126,7 @@ func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by acces
 	d := &decoder{}
 	behind := after(d, b)
 	var unknown []string
-	a, err := h.Pipelines.UpdateAction(r.Context(), by, p.ID, pipeline.ActionID(id), func(a *action) (err error) {
+	a, err := h.Pipelines.UpdateAction(r.Context(), by, p.ID, id, func(a *action) (err error) {
 		if raw, ok := b["type"]; ok && !isNull(raw) {
 			var typ string
 			if json.Unmarshal(raw, &typ) != nil || typ != typeOf(a) {
@@ -145,15 +146,11 @@ func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by acces
 }
 
 func (h *handlers) deleteAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	p, _, _, err := h.pipeline(r, by)
+	p, id, _, err := h.action(r, by)
 	if err != nil {
 		return err
 	}
-	id, err := number(r, "action")
-	if err != nil {
-		return err
-	}
-	if err := h.Pipelines.DeleteAction(r.Context(), by, p.ID, pipeline.ActionID(id)); err != nil {
+	if err := h.Pipelines.DeleteAction(r.Context(), by, p.ID, id); err != nil {
 		return err
 	}
 	return noContent(w)
