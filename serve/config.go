@@ -43,7 +43,7 @@ type Config struct {
 	CacheMax        string        // bytes of build cache, with a unit, or a share ("20%")
 	BuildsParallel  int           // 0: one per two cores
 	ActionsParallel int           // 0: four per core
-	PushMax         string        // bytes that one push may bring
+	PushMax         string        // bytes that one push, or fetch from outside, may bring
 	LogMax          string        // bytes of log that an action keeps
 	LogKeep         time.Duration // age of logs of services
 	FreeMin         int           // percent of the disk below which new work is refused
@@ -83,7 +83,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.CacheMax, "cache-max", "20%", "build cache at most: a `size` or a share of the disk")
 	f.IntVar(&c.BuildsParallel, "builds-parallel", 0, "builds at the same time (default: one per two cores)")
 	f.IntVar(&c.ActionsParallel, "actions-parallel", 0, "run actions at the same time (default: four per core)")
-	f.StringVar(&c.PushMax, "push-max", "2GiB", "one git push may bring this `size`")
+	f.StringVar(&c.PushMax, "push-max", "2GiB", "one git push, or fetch from an outside repository, may bring this `size`")
 	f.StringVar(&c.LogMax, "log-max", "256MiB", "the log of an action keeps this `size`")
 	f.DurationVar(&c.LogKeep, "log-keep", 7*24*time.Hour, "logs of services are kept this long")
 	f.IntVar(&c.FreeMin, "free-min", 5, "`percent` of free disk below which new work is refused")

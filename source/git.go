@@ -81,8 +81,9 @@ type call struct {
 	hide   []string // texts that no message may show
 	files  []*os.File
 	stdin  io.Reader
-	nosync bool // what it writes is a cache
-	write  bool // it writes files of a work tree: umask 022
+	nosync bool  // what it writes is a cache
+	write  bool  // it writes files of a work tree: umask 022
+	most   int64 // bytes of a file that it may write; 0 is no bound
 }
 
 // always holds for every run: nothing outside our own words is read, no hook
@@ -111,11 +112,17 @@ func (g program) command(ctx context.Context, c call) *exec.Cmd {
 		args = append(args, "--work-tree="+c.tree)
 	}
 	args = append(args, c.args...)
-	var cmd *exec.Cmd
+	first := ""
 	if c.write && g.umask {
-		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", `umask 022; exec "$@"`, "sh", g.path}, args...)...)
-	} else {
-		cmd = exec.CommandContext(ctx, g.path, args...)
+		first = "umask 022; "
+	}
+	if c.most > 0 {
+		// POSIX counts in blocks; without the signal git says what was wrong.
+		first += fmt.Sprintf("trap '' XFSZ; ulimit -f %d; ", (c.most+511)/512)
+	}
+	cmd := exec.CommandContext(ctx, g.path, args...)
+	if first != "" {
+		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", first + `exec "$@"`, "sh", g.path}, args...)...)
 	}
 	cmd.Dir = "/"
 	if c.tree != "" {

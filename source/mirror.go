@@ -115,6 +115,8 @@ func outside(r *Remote, err error) error {
 			return fmt.Errorf("%s wants a login, or there is no such repository (%s): %w", where, why, errdefs.ErrFailedPrecondition)
 		}
 		return fmt.Errorf("%s refuses the login%s (%s): %w", where, who, why, errdefs.ErrFailedPrecondition)
+	case tooLarge.MatchString(g.text):
+		return fmt.Errorf("%s sends more at once than this server takes: %w", where, errdefs.ErrFailedPrecondition)
 	case redirected.MatchString(g.text):
 		return fmt.Errorf("%s leads on to another address (%s): give that one: %w", where, why, errdefs.ErrFailedPrecondition)
 	case noRepository.MatchString(g.text):
@@ -125,6 +127,7 @@ func outside(r *Remote, err error) error {
 
 var (
 	refusedLogin = regexp.MustCompile(`(?i)authentication failed|could not read (username|password)|error: 40[13]|access denied|permission denied|invalid (username|credentials)|terminal prompts disabled`)
+	tooLarge     = regexp.MustCompile(`File too large`) // call.most
 	redirected   = regexp.MustCompile(`(?i)error: 30[1278]|redirect`)
 	noRepository = regexp.MustCompile(`(?i)repository.*not found|error: 404|does not appear to be a git repository|not valid: is this a git repository`)
 	notServed    = regexp.MustCompile(`(?i)not our ref|unadvertised object|couldn't find remote ref|does not allow request|no such remote ref|remote error: upload-pack: not our ref`)
@@ -137,7 +140,7 @@ func network(err error) bool {
 	if !errors.As(err, &g) {
 		return true
 	}
-	return refusedLogin.MatchString(g.text) || redirected.MatchString(g.text) || noRepository.MatchString(g.text) ||
+	return refusedLogin.MatchString(g.text) || tooLarge.MatchString(g.text) || redirected.MatchString(g.text) || noRepository.MatchString(g.text) ||
 		notServed.MatchString(g.text) || dumb.MatchString(g.text) ||
 		regexp.MustCompile(`(?i)could not resolve|failed to connect|connection (refused|reset|timed out)|timed out|unable to access|host key verification|ssl|certificate|no route`).MatchString(g.text)
 }
@@ -255,7 +258,7 @@ func (s *Sources) fetchSpec(ctx context.Context, id project.ID, r *Remote, k *lo
 			args = append(args, "--depth=2147483647") // all of it, also if the other side is shallow
 		}
 		c, done, err := s.dialled(ctx, id, r, call{
-			repo: dir, args: append(append(args, "--", r.URL), specs...), nosync: true, files: []*os.File{k.file},
+			repo: dir, args: append(append(args, "--", r.URL), specs...), nosync: true, files: []*os.File{k.file}, most: s.cfg.MaxPush,
 			config: []string{"fetch.fsckObjects=false"},
 		})
 		if err != nil {
@@ -264,6 +267,9 @@ func (s *Sources) fetchSpec(ctx context.Context, id project.ID, r *Remote, k *lo
 		_, err = s.git.run(ctx, c)
 		done()
 		var g *gitError
+		if errors.As(err, &g) && tooLarge.MatchString(g.text) {
+			return errors.Join(err, sweep(dir, 0)) // nobody else writes here
+		}
 		if depth > 0 && errors.As(err, &g) && dumb.MatchString(g.text) {
 			depth, shallow = 0, false
 			continue

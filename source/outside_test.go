@@ -2,11 +2,14 @@ package source
 
 import (
 	"bytes"
+	"crypto/rand"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -118,4 +121,65 @@ func TestSlowOutside(t *testing.T) {
 	if c, err := l.here.sources.Commit(t.Context(), l.q.ID, one); err != nil || c.Subject != "one" {
 		t.Errorf("with time: %+v, %v", c, err)
 	}
+}
+
+// What an outside repository sends has a bound, and what did come goes at once.
+func TestTooLargeOutside(t *testing.T) {
+	t.Parallel()
+	l := newLinked(t)
+	l.here.sources.cfg.MaxPush = 64 << 10
+	small := l.push("small")
+	big := make([]byte, 256<<10)
+	_, _ = rand.Read(big)
+	l.c.write("f", string(big))
+	hash := l.push("big")
+	for range 2 {
+		_, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", "HEAD")
+		if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/git/acme/web.git sends more at once than this server takes") {
+			t.Errorf("too large: %v", err)
+		}
+		if left, _ := filepath.Glob(filepath.Join(l.here.sources.mirrorPath(l.q.ID), "objects/pack/*")); len(left) != 0 {
+			t.Errorf("left: %q", left)
+		}
+	}
+	if c, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", small); err != nil || c.Revision != small {
+		t.Errorf("what is small enough: %+v, %v", c, err)
+	}
+	l.here.sources.cfg.MaxPush = 1 << 20
+	if c, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", "HEAD"); err != nil || c.Revision != hash {
+		t.Errorf("with a higher bound: %+v, %v", c, err)
+	}
+}
+
+// A mirror that is used for years does not keep all that was ever asked for.
+func TestMirrorIsTrimmed(t *testing.T) {
+	t.Parallel()
+	l := newLinked(t)
+	s := l.here.sources
+	var hashes []string
+	for i := range 3 {
+		l.c.write("f", fmt.Sprint(i))
+		hashes = append(hashes, l.push(fmt.Sprint(i)))
+		l.out(hashes[i], 1)
+	}
+	dir := s.mirrorPath(l.q.ID)
+	g := &clone{t, dir}
+	var refs strings.Builder
+	for i := range 2 * newest { // as if as many newer ones had been asked for
+		fmt.Fprintf(&refs, "create refs/slipway/0-%d %s\n", i, hashes[2])
+	}
+	_, err := s.git.run(t.Context(), call{repo: dir, args: []string{"update-ref", "--stdin"}, stdin: strings.NewReader(refs.String())})
+	must(t, err)
+	s.tidy(t.Context())
+	if n := len(strings.Fields(g.git("for-each-ref", "--format=x"))); n != newest {
+		t.Errorf("%d refs, want %d", n, newest)
+	}
+	if s.has(t.Context(), dir, hashes[0]) || !s.has(t.Context(), dir, hashes[2]) {
+		t.Error("the old commit is there, or the new one is not")
+	}
+	g.git("fsck", "--full", "--strict")
+	l.out(hashes[0], 1) // it is fetched again
+	l.out(hashes[1], 2)
+	l.out(hashes[2], 0)
+	g.git("fsck", "--full", "--strict")
 }

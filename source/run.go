@@ -27,6 +27,7 @@ const (
 	oldWork    = 90 * 24 * time.Hour // what is remembered of a work tree that nobody checks out into
 	between    = 10 * time.Minute
 	manyPacks  = 40
+	newest     = 100 // commits that a mirror keeps because they were asked for
 )
 
 // Run repeats what is unfinished (a push whose event is missing), packs
@@ -257,11 +258,63 @@ func (s *Sources) pack(ctx context.Context, dir, lockPath string) error {
 // tidyMirror drops what nobody has used for long.
 func (s *Sources) tidyMirror(ctx context.Context, id project.ID) error {
 	fi, err := os.Lstat(s.mirrorLock(id))
-	if err == nil && time.Since(fi.ModTime()) < oldMirror {
-		return s.pack(ctx, s.mirrorPath(id), s.mirrorLock(id))
-	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return s.forget(ctx, id)
+	if err != nil || time.Since(fi.ModTime()) >= oldMirror {
+		return s.forget(ctx, id)
+	}
+	dir := s.mirrorPath(id)
+	asked, err := s.asked(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if len(asked) > 2*newest { // not each time: all packs are written anew
+		return s.trim(ctx, dir, s.mirrorLock(id))
+	}
+	return s.pack(ctx, dir, s.mirrorLock(id))
+}
+
+// asked lists the refs that keep commits of a mirror because they were asked
+// for, the newest commit first.
+func (s *Sources) asked(ctx context.Context, dir string) ([]string, error) {
+	if _, err := os.Lstat(filepath.Join(dir, "HEAD")); err != nil {
+		return nil, ignoreMissing(err)
+	}
+	out, err := s.git.run(ctx, call{repo: dir, args: []string{"for-each-ref", "--sort=-committerdate", "--format=%(refname)", "refs/slipway/"}})
+	return strings.Fields(string(out)), err
+}
+
+// trim keeps of a mirror its branches and tags and the newest of what was asked
+// for, and drops all that nothing leads to any more. A commit that is wanted
+// again is fetched again.
+func (s *Sources) trim(ctx context.Context, dir, lockPath string) error {
+	k, err := s.locks.take(ctx, lockPath, false)
+	if err != nil {
+		return err
+	}
+	defer k.release()
+	asked, err := s.asked(ctx, dir)
+	if err != nil || len(asked) <= newest {
+		return err
+	}
+	if err := sweep(dir, 0); err != nil { // nobody else writes here
+		return err
+	}
+	var drop strings.Builder
+	for _, ref := range asked[newest:] {
+		drop.WriteString("delete " + ref + "\n")
+	}
+	for _, c := range []call{
+		{args: []string{"update-ref", "--stdin"}, stdin: strings.NewReader(drop.String())},
+		{args: []string{"pack-refs", "--all"}},
+		{args: []string{"repack", "--quiet", "-a", "-d"}},
+		{args: []string{"prune", "--expire=now"}}, // also of where history is cut off
+	} {
+		c.repo, c.nosync, c.files = dir, true, []*os.File{k.file}
+		if _, err := s.git.run(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -57,7 +57,7 @@ type Remote struct {
 // Config is what the room is told by serve.
 type Config struct {
 	Dir     string // its own: repositories, mirrors, work indexes
-	MaxPush int64  // bytes a push may bring; 0 is 2 GiB
+	MaxPush int64  // bytes a push, or a fetch of a mirror, may bring at once; 0 is 2 GiB
 	Private bool   // outside URLs may lead to private addresses
 
 	// Room tells why no push may come in (too little free disk); nil never does.

@@ -94,34 +94,33 @@ func (s *Sources) loadRemote(ctx context.Context, id project.ID) (*Remote, strin
 }
 
 func (s *Sources) saveRemote(ctx context.Context, id project.ID, r *Remote) error {
-	var sealed []byte
-	var username string
-	if r != nil {
-		l := login{Password: r.Password, PrivateKey: r.PrivateKey}
-		if username = r.Username; r.bare() {
-			username, l.Username = "", r.Username
-		}
-		if l.Username+l.Password != "" || len(l.PrivateKey) > 0 {
-			text, err := json.Marshal(l)
-			if err != nil {
-				return err
-			}
-			if sealed, err = s.secrets.Box().Seal(text, sealedAs(id)); err != nil {
-				return fmt.Errorf("seal the login: %w", err)
-			}
-		}
+	return s.db.Write(ctx, func(tx *db.Tx) error { return s.writeRemote(tx, id, r) })
+}
+
+func (s *Sources) writeRemote(tx *db.Tx, id project.ID, r *Remote) error {
+	if r == nil {
+		_, err := tx.Exec(`DELETE FROM source_remotes WHERE project = ?`, string(id))
+		return err
 	}
-	return s.db.Write(ctx, func(tx *db.Tx) error {
-		if r == nil {
-			_, err := tx.Exec(`DELETE FROM source_remotes WHERE project = ?`, string(id))
+	var sealed []byte
+	username, l := r.Username, login{Password: r.Password, PrivateKey: r.PrivateKey}
+	if r.bare() {
+		username, l.Username = "", r.Username
+	}
+	if l.Username+l.Password != "" || len(l.PrivateKey) > 0 {
+		text, err := json.Marshal(l)
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO source_remotes (project, url, username, login, updated_at) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (project) DO UPDATE SET url = excluded.url, username = excluded.username, login = excluded.login,
-				branch = NULL, updated_at = excluded.updated_at`,
-			string(id), r.URL, username, sealed, db.Micros(tx.Now))
-		return err
-	})
+		if sealed, err = s.secrets.Box().Seal(text, sealedAs(id)); err != nil {
+			return fmt.Errorf("seal the login: %w", err)
+		}
+	}
+	_, err := tx.Exec(`INSERT INTO source_remotes (project, url, username, login, updated_at) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (project) DO UPDATE SET url = excluded.url, username = excluded.username, login = excluded.login,
+			branch = NULL, updated_at = excluded.updated_at`,
+		string(id), r.URL, username, sealed, db.Micros(tx.Now))
+	return err
 }
 
 func (s *Sources) saveBranch(ctx context.Context, id project.ID, url, branch string) error {
