@@ -150,6 +150,9 @@ func (s *server) footprint() (count map[string]int, pool int, all []string) {
 			pool++
 			continue
 		}
+		if filepath.Base(m) == "binfmt" { // where qemu-user-static is installed
+			continue
+		}
 		add("mount", m)
 	}
 	for _, n := range s.links() {

@@ -195,6 +195,7 @@ func (e *Engine) start(ctx context.Context) error {
 		return fmt.Errorf("network: %w", err)
 	}
 	lap("network")
+	e.openEmulation()
 	if err := e.openBuilder(ctx); err != nil {
 		return fmt.Errorf("builder: %w", err)
 	}

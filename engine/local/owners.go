@@ -121,7 +121,7 @@ func (e *Engine) Wipe(ctx context.Context) error {
 			err = errors.Join(err, netlink.LinkDel(l))
 		}
 	}
-	err = errors.Join(err, dropRules(e.inst))
+	err = errors.Join(err, dropRules(e.inst), e.dropEmulation())
 	e.cgroups.remove("/slipway-" + e.inst)
 	list, merr := mounts()
 	err = errors.Join(err, merr)

@@ -255,7 +255,7 @@ func exitText(x *gwpb.ExitError, err error, list []string) string {
 	text := fmt.Sprintf("exit code %d", code)
 	switch {
 	case strings.Contains(err.Error(), "exec format error") && foreign(list):
-		return text + ": this machine cannot run programs of that platform; install qemu-user-static"
+		return text + ": this machine cannot run programs of that platform; install qemu-user-static and restart the server"
 	case strings.Contains(err.Error(), "cannot allocate memory"), strings.Contains(strings.ToLower(err.Error()), "oom"), code == 137:
 		return text + ": the step was killed, most likely since it ran out of memory; give it more, or let it use less"
 	case code == 127:
