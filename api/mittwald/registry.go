@@ -71,6 +71,16 @@ func toRegistry(path string) string {
 	return path
 }
 
+// badRegistry adds what the room finds to a bad body, unless the actor may not
+// make that login at all.
+func (d *dialect) badRegistry(r *http.Request, by access.Actor, l secret.Login, bad error) error {
+	_, _, err := d.Secrets.TryLogin(r.Context(), by, l)
+	if _, ok := project.AsInvalid(err); err != nil && !ok {
+		return err
+	}
+	return both(bad, renamed(err, toRegistry))
+}
+
 func (d *dialect) listRegistries(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	p, err := d.refer(r, by)
 	if err != nil {
@@ -104,7 +114,7 @@ func (d *dialect) createRegistry(w http.ResponseWriter, r *http.Request, by acce
 		err = both(err, &project.Invalid{Fields: []project.Field{{Path: "description", Kind: "required", Message: "a description is needed"}}})
 	}
 	if err != nil {
-		return both(err, renamed(l.Validate(), toRegistry))
+		return d.badRegistry(r, by, l, err)
 	}
 	made, err := d.Stacks.CreateLogin(r.Context(), by, l)
 	if err != nil {
@@ -131,7 +141,7 @@ func (d *dialect) patchRegistry(w http.ResponseWriter, r *http.Request, by acces
 		err = api.Decode(w, r, &in)
 	}
 	if err := both(err, in.into(&l)); err != nil {
-		return both(err, renamed(l.Validate(), toRegistry))
+		return d.badRegistry(r, by, l, err)
 	}
 	if _, err := d.Stacks.UpdateLogin(r.Context(), by, l); err != nil {
 		return renamed(err, toRegistry)
