@@ -38,7 +38,6 @@ func TestDialects(t *testing.T) {
 		RepoPath    string `json:"repo_path"`
 		BuildConfig struct {
 			CodeRepoPath string `json:"code_repo_path"`
-			TagConfigs   []struct{ ID int64 }
 		} `json:"build_config"`
 	}
 	s.must("POST", "/v1/repositories/default", map[string]any{"repo_name": "app", "is_public": false, "build_config": map[string]any{

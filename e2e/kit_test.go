@@ -149,18 +149,22 @@ type outside struct {
 	host string
 	opts []crane.Option
 
-	mu   sync.Mutex
-	asks []string // requests that passed the login
+	mu       sync.Mutex
+	password string   // of ann
+	asks     []string // requests that passed the login
 }
 
 // newOutside starts a registry with TLS by an authority. kind is "", "basic" or
 // "bearer"; the login is ann with the password.
 func newOutside(t *testing.T, ca *authority, kind, password string) *outside {
 	t.Helper()
-	o := &outside{t: t}
+	o := &outside{t: t, password: password}
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	token := "t-" + password
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.mu.Lock()
+		password := o.password
+		o.mu.Unlock()
+		token := "t-" + password
 		user, pass, _ := r.BasicAuth()
 		good := user == "ann" && pass == password
 		switch {
@@ -199,6 +203,13 @@ func newOutside(t *testing.T, ca *authority, kind, password string) *outside {
 		o.opts = append(o.opts, crane.WithAuth(&authn.Basic{Username: "ann", Password: password}))
 	}
 	return o
+}
+
+// change gives ann another password.
+func (o *outside) change(password string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.password = password
 }
 
 func (o *outside) push(img v1.Image, name string) {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/crane"
+
+	"slipway/cli"
 )
 
 // TestRegistries pulls, builds from, pushes to and hosts from registries of
@@ -31,7 +34,7 @@ func TestRegistries(t *testing.T) {
 		open.push(img, n)
 	}
 	for _, o := range []*outside{basic, bearer, unknown} {
-		for _, n := range []string{"tool:1", "other:1", "third:1"} {
+		for _, n := range []string{"tool:1", "other:1", "third:1", "hosted:1", "hosted:2"} {
 			o.push(img, n)
 		}
 	}
@@ -96,29 +99,126 @@ func TestRegistries(t *testing.T) {
 		}
 	})
 	t.Run("host", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		j := s.job("hosted")
-		if err := j.makeProject(ctx); err != nil {
+		s.hosts(t, "open", open.host+"/far/tool:1")
+		s.hostsWithLogin(t, "basic", basic, "pass-basic-word")
+		s.hostsWithLogin(t, "bearer", bearer, "pass-bearer-word")
+		// An unknown certificate is one that a login is not given to.
+		j := s.job("strange")
+		if err := j.makeProject(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		body := map[string]any{"services": map[string]any{"web": map[string]any{"image": open.host + "/far/tool:1", "description": "web", "ports": []string{"8080/tcp"}}}}
-		if err := s.Do(ctx, "PUT", j.stackPath(), body, nil); err != nil {
+		if r, err := j.registry(t.Context(), unknown.host, "ann", "pass-basic-word"); err != nil || r.Credentials.Valid {
+			t.Errorf("%v: %+v", err, r)
+		}
+		if err := j.host(t.Context(), "web", unknown.host+"/hosted:1"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := j.running(ctx, "web"); err != nil {
-			t.Fatal(err)
-		}
-		if err := j.route(ctx, "hosted.localhost", "web"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.answers(ctx, "hosted.localhost", 200, "poke"); err != nil {
-			t.Fatal(err)
-		}
+		j.says(t, "web", unknown.host, "certificate")
 	})
 	if said := s.said(); strings.Contains(said, "pass-basic-word") || strings.Contains(said, "pass-bearer-word") {
 		t.Error("a password is in what the server says")
 	}
+}
+
+// hosts makes a project whose service is an image of somebody's, and reaches it.
+func (s *server) hosts(t *testing.T, name, ref string) {
+	t.Helper()
+	j := s.job(name + "-hosted")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, f := range []func() error{
+		func() error { return j.makeProject(ctx) },
+		func() error { return j.host(ctx, "web", ref) },
+		func() error { _, err := j.running(ctx, "web"); return err },
+		func() error { return j.route(ctx, name+".localhost", "web") },
+		func() error { _, err := s.answers(ctx, name+".localhost", 200, "poke"); return err },
+	} {
+		if err := f(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+}
+
+// hostsWithLogin hosts from a registry that wants a login, and goes on when its
+// password changes there.
+func (s *server) hostsWithLogin(t *testing.T, name string, o *outside, good string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	j := s.job(name + "-hosted")
+	if err := j.makeProject(ctx); err != nil {
+		t.Fatal(err)
+	}
+	_, err := j.registry(ctx, o.host, "ann", "wrong-"+good)
+	if !cli.IsStatus(err, http.StatusPreconditionFailed) || !strings.Contains(err.Error(), o.host) || !strings.Contains(err.Error(), "user ann") || strings.Contains(err.Error(), good) {
+		t.Errorf("%s: a wrong login: %v", name, err)
+	}
+	if err := j.host(ctx, "web", o.host+"/hosted:1"); err != nil {
+		t.Fatal(err)
+	}
+	j.says(t, "web", o.host, "login")
+	r, err := j.registry(ctx, o.host, "ann", good)
+	if err != nil || r.URI != o.host || r.Credentials.Username != "ann" || !r.Credentials.Valid {
+		t.Fatalf("%s: %v: %+v", name, err, r)
+	}
+	s.hosts(t, name, o.host+"/hosted:1")
+
+	// The password is changed where it is from: the login that is kept is wrong.
+	o.change("new-" + good)
+	defer o.change(good)
+	if err := j.host(ctx, "next", o.host+"/hosted:2"); err != nil {
+		t.Fatal(err)
+	}
+	if m := j.says(t, "next", o.host, "user ann"); strings.Contains(m, good) {
+		t.Errorf("%s: a password is in %q", name, m)
+	}
+	if err := s.Do(ctx, "PATCH", "/v2/registries/"+r.ID, map[string]any{"credentials": map[string]string{"username": "ann", "password": "new-" + good}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.running(ctx, "next"); err != nil {
+		t.Errorf("%s: with the new password: %v", name, err)
+	}
+	var all string
+	if err := s.Do(ctx, "GET", "/v2/projects/"+j.id+"/registries", nil, &all); err != nil || strings.Contains(all, good) {
+		t.Errorf("%s: %v: %s", name, err, all)
+	}
+}
+
+// host declares a service of an image.
+func (j *job) host(ctx context.Context, service, ref string) error {
+	v := map[string]any{"image": ref, "description": service, "ports": []string{"8080/tcp"}}
+	return j.s.Do(ctx, "PATCH", j.stackPath(), map[string]any{"services": map[string]any{service: v}}, nil)
+}
+
+type registryLogin struct {
+	ID, URI     string
+	Credentials struct {
+		Username string
+		Valid    bool
+	}
+}
+
+// registry makes a login of a registry.
+func (j *job) registry(ctx context.Context, host, user, password string) (r registryLogin, err error) {
+	return r, j.s.Do(ctx, "POST", "/v2/projects/"+j.id+"/registries", map[string]any{
+		"description": host, "uri": host, "credentials": map[string]string{"username": user, "password": password},
+	}, &r)
+}
+
+// says waits until the message of a service has all the words, and gives it.
+func (j *job) says(t *testing.T, service string, words ...string) (message string) {
+	t.Helper()
+	until(t, 20*time.Second, service+" says why it does not run", func() error {
+		v, err := j.service(t.Context(), service)
+		message = v.Message
+		for _, w := range words {
+			if err == nil && !strings.Contains(message, w) {
+				err = fmt.Errorf("%q is not in %q", w, message)
+			}
+		}
+		return err
+	})
+	return message
 }
 
 // TestStandardClient pushes to and pulls from the server's own registry.
