@@ -40,7 +40,7 @@ func (s *Sources) receive(w http.ResponseWriter, r *http.Request, id project.ID,
 	if err != nil {
 		return err
 	}
-	p := &push{s: s, id: id, dir: dir, user: user, file: file, out: held4{w: &flusher{w, rc}}}
+	p := &push{s: s, id: id, dir: dir, user: user, file: file, out: held4{w: &flusher{w: w, rc: rc}}}
 	// A client that goes away while refs move must not stop that halfway.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	defer cancel(nil)
@@ -62,7 +62,7 @@ func (s *Sources) receive(w http.ResponseWriter, r *http.Request, id project.ID,
 	err = p.run(ctx, r.Context(), cmd, in)
 	if err != nil {
 		slog.Warn("push failed", "room", "source", "project", string(id), "error", err)
-		return gone(err)
+		return ended(p.out.n, err)
 	}
 	return nil
 }

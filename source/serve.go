@@ -1,6 +1,7 @@
 package source
 
 import (
+	"compress/flate"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -8,7 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -250,7 +251,7 @@ func (s *Sources) body(w http.ResponseWriter, r *http.Request) (io.Reader, error
 		if err != nil {
 			return nil, &refusal{http.StatusBadRequest, "the body is not gzip: " + err.Error()}
 		}
-		return io.MultiReader(z, &rest{r: in}), nil
+		return &unzipped{io.MultiReader(z, &rest{r: in})}, nil
 	}
 	return nil, &refusal{http.StatusUnsupportedMediaType, "the body is to be plain or gzip"}
 }
@@ -263,9 +264,40 @@ type rest struct{ r io.Reader }
 func (e *rest) Read(b []byte) (int, error) {
 	n, err := e.r.Read(b)
 	if n > 0 {
-		return 0, errors.New("the body goes on behind the end of gzip")
+		return 0, &refusal{http.StatusBadRequest, "the body goes on behind the end of gzip"}
 	}
 	return 0, err
+}
+
+// unzipped tells a body that is no whole gzip.
+type unzipped struct{ r io.Reader }
+
+func (u *unzipped) Read(b []byte) (int, error) {
+	n, err := u.r.Read(b)
+	var corrupt flate.CorruptInputError
+	if errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &corrupt) {
+		err = &refusal{http.StatusBadRequest, "the body is no whole gzip: " + err.Error()}
+	}
+	return n, err
+}
+
+// malformed are git's words for what a client has sent.
+var malformed = regexp.MustCompile(`(?i)protocol error|bad line length|hung up unexpectedly|early EOF|unknown (capability|object format)|(invalid|no) command|expected (flush|to get)|unexpected (line|flush|argument)|bad (pack )?header`)
+
+// ended is the answer to a request that git did not do. As long as nothing was
+// sent it says what is wrong with the body; later on, or if the fault is ours,
+// the answer is cut off, which is what git's clients understand.
+func ended(sent int64, err error) error {
+	var no *refusal
+	var g *gitError
+	switch {
+	case sent > 0:
+	case errors.As(err, &no):
+		return no
+	case errors.As(err, &g) && malformed.MatchString(g.text):
+		return &refusal{http.StatusBadRequest, "the body is not what git sends: " + g.text}
+	}
+	return gone(err)
 }
 
 type patient struct {
@@ -288,11 +320,13 @@ func (p *patient) Read(b []byte) (int, error) {
 type flusher struct {
 	w  io.Writer
 	rc *http.ResponseController
+	n  int64 // bytes that were sent
 }
 
 func (f *flusher) Write(b []byte) (int, error) {
 	_ = f.rc.SetWriteDeadline(time.Now().Add(5 * time.Minute))
 	n, err := f.w.Write(b)
+	f.n += int64(n)
 	if err == nil {
 		_ = f.rc.Flush()
 	}
@@ -313,7 +347,8 @@ func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version st
 	cmd := s.git.command(ctx, c)
 	var errs tail
 	cmd.Stderr = &errs
-	cmd.Stdout = &flusher{w, rc}
+	out := &flusher{w: w, rc: rc}
+	cmd.Stdout = out
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
@@ -324,12 +359,16 @@ func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version st
 	}
 	n, copied := io.Copy(stdin, io.LimitReader(in, maxAsking))
 	_ = stdin.Close()
-	if n == maxAsking || copied != nil && !errors.Is(copied, os.ErrClosed) && !isPipe(copied) {
-		cancel(errors.New("the request was cut off"))
+	switch {
+	case n == maxAsking:
+		cancel(&refusal{http.StatusRequestEntityTooLarge, "a fetch may ask for no more than 64 MiB"})
+	case copied != nil && !isPipe(copied):
+		cancel(fmt.Errorf("the request was cut off: %w", copied))
 	}
 	if err := cmd.Wait(); err != nil {
-		slog.Info("git upload-pack ended early", "room", "source", "repository", dir, "error", c.failed(ctx, err, errs.String()))
-		return gone(err) // the answer has begun; cutting it off is what git understands
+		err = c.failed(ctx, err, errs.String())
+		slog.Info("git upload-pack ended early", "room", "source", "repository", dir, "error", err)
+		return ended(out.n, err)
 	}
 	return nil
 }

@@ -322,8 +322,36 @@ func TestBadRequests(t *testing.T) {
 	}
 	_ = z.Close()
 	post("git-upload-pack", ask, "gzip", bomb.Bytes()) // ends
-	if code, text := post("git-receive-pack", "application/x-git-receive-pack-request", "", []byte("zzzz nonsense")); code != 0 && strings.Contains(text, "unpack ok") {
-		t.Errorf("nonsense: %d %s", code, text)
+	zip := func(text string) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, _ = z.Write([]byte(text))
+		_ = z.Close()
+		return b.Bytes()
+	}
+	long := strings.Repeat("0032have 0123456789012345678901234567890123456789\n", 5000)
+	torn := zip(long)
+	torn[len(torn)-6]++ // the checksum
+	for what, body := range map[string]struct {
+		encoding string
+		text     []byte
+		says     string
+	}{
+		"nonsense":                 {"", []byte("zzzz nonsense"), "bad line length"},
+		"much nonsense":            {"", bytes.Repeat([]byte("zzzz nonsense"), 50_000), "bad line length"},
+		"a line that is cut off":   {"", []byte("0032want 01234"), "hung up"},
+		"zipped nonsense":          {"gzip", zip("zzzz nonsense"), "bad line length"},
+		"a broken checksum":        {"gzip", torn, "no whole gzip"},
+		"half of a gzip":           {"gzip", zip(long)[:200], "no whole gzip"},
+		"more than a gzip":         {"gzip", append(zip(long), "more"...), "gzip"},
+		"a gzip that becomes none": {"gzip", append(zip(long)[:100], make([]byte, 1000)...), "no whole gzip"},
+	} {
+		for _, command := range []string{"upload-pack", "receive-pack"} {
+			code, text := post("git-"+command, "application/x-git-"+command+"-request", body.encoding, body.text)
+			if code != 400 || !strings.Contains(text, body.says) && !strings.Contains(text, "protocol error") {
+				t.Errorf("%s to %s: %d %s", what, command, code, text)
+			}
+		}
 	}
 	if n := len(w.pushes()); n != 0 {
 		t.Errorf("%d events", n)
