@@ -1,12 +1,10 @@
 package local
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -14,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -130,142 +127,6 @@ func TestBuildFailureTexts(t *testing.T) {
 		id, spec := b.recipe(c.text, nil)
 		b.fails(id, spec, c.says...)
 	}
-}
-
-func TestBuildContext(t *testing.T) {
-	b := open(t)
-	var tb bytes.Buffer
-	w := tar.NewWriter(&tb)
-	put := func(h tar.Header, body string) {
-		h.Mode, h.Size = 0o644, int64(len(body))
-		_ = w.WriteHeader(&h)
-		_, _ = w.Write([]byte(body))
-	}
-	file := func(name, body string) { put(tar.Header{Typeflag: tar.TypeReg, Name: name}, body) }
-	file("docker/Dockerfile.prod", "FROM shell\nCOPY . /ctx\nWORKDIR /ctx\nCMD [\"/bin/sh\",\"-c\",\"ls -A . sub; cat in lnk hard\"]\n")
-	file("app/in", "inside\n")
-	put(tar.Header{Typeflag: tar.TypeLink, Name: "app/hard", Linkname: "app/in"}, "")
-	put(tar.Header{Typeflag: tar.TypeSymlink, Name: "app/lnk", Linkname: "in"}, "")
-	put(tar.Header{Typeflag: tar.TypeSymlink, Name: "app/out", Linkname: "/etc/hostname"}, "")
-	put(tar.Header{Typeflag: tar.TypeSymlink, Name: "app/up", Linkname: "../../../../../../etc"}, "")
-	file("app/ignored.txt", "no")
-	file("app/kept.txt", "yes")
-	file("app/sub/deep.log", "no")
-	file("app/sub/deep.txt", "yes")
-	file("app/.git/config", "no")
-	file("app/.dockerignore", "*.txt\n!kept.txt\n**/*.log\n")
-	_ = w.Close()
-	v := b.volume("execution/source")
-	if err := b.Volumes().Put(t.Context(), v, "/", &tb); err != nil {
-		t.Fatal(err)
-	}
-	id, spec := b.recipe("", nil)
-	spec.Source, spec.Context, spec.Dockerfile = engine.Source{Volume: v}, "/app", "docker/Dockerfile.prod"
-	out := b.says(b.made(id, spec).Image.Digest)
-	for what, want := range map[string]bool{"kept.txt": true, "ignored.txt": false, "deep.txt": true, "deep.log": false, ".git": false, "inside\ninside\ninside": true, "out": true} {
-		if strings.Contains(out, what) != want {
-			t.Errorf("%q is %v in\n%s", what, !want, out)
-		}
-	}
-	spec.KeepGit, spec.Log = true, spec.Log+"-git"
-	if out := b.says(b.made(b.id("build"), spec).Image.Digest); !strings.Contains(out, ".git") {
-		t.Errorf("with .git:\n%s", out)
-	}
-	t.Run("an ignore file of the Dockerfile's own", func(t *testing.T) {
-		id, spec := b.recipe("FROM shell\nCOPY . /c\nCMD [\"/bin/ls\",\"/c\"]\n", map[string]string{"a": "1", "b": "2", ".dockerignore": "a\n", "Dockerfile.dockerignore": "b\n"})
-		if out := b.says(b.made(id, spec).Image.Digest); !strings.Contains(out, "a") || strings.Contains(out, "b\n") {
-			t.Errorf("got %q", out)
-		}
-	})
-	t.Run("links lead nowhere", func(t *testing.T) {
-		id, spec := b.recipe("", nil)
-		spec.Source, spec.Context, spec.Dockerfile = engine.Source{Volume: v}, "app/up", "docker/Dockerfile.prod"
-		b.fails(id, spec, "context")
-		file := map[string]string{"Dockerfile": "FROM shell\nCOPY out/x /x\n"}
-		src := b.source(file)
-		dir, _ := b.Dir(t.Context(), src.Volume)
-		if err := os.Symlink("/etc", filepath.Join(dir, "out")); err != nil {
-			t.Fatal(err)
-		}
-		spec.Source, spec.Context = src, ""
-		spec.Dockerfile = "Dockerfile"
-		b.fails(id, spec)
-		spec.Dockerfile = "out/hostname"
-		b.fails(id, spec, "out/hostname")
-	})
-}
-
-// TestSameSizeAndTime changes a file so that only its content is different.
-func TestSameSizeAndTime(t *testing.T) {
-	b := open(t)
-	id, spec := b.recipe("FROM shell\nCOPY a /a\nCMD [\"/bin/cat\",\"/a\"]\n", map[string]string{"a": "0"})
-	for i, reopen := range []bool{false, false, false, true, false} {
-		if reopen {
-			b.restart()
-		}
-		text := fmt.Sprint(i)
-		if err := b.Volumes().Put(t.Context(), spec.Source.Volume, "/", bytes.NewReader(enginetest.Tar(t, nil, nil, map[string][]byte{"a": []byte(text)}))); err != nil {
-			t.Fatal(err)
-		}
-		if out := b.says(b.made(id, spec).Image.Digest); out != text {
-			t.Errorf("it has %q, not %q", out, text)
-		}
-		spec.Log += "x"
-	}
-}
-
-// TestContextInMotion builds while somebody swaps a directory for a link out of
-// the volume, and a file for a pipe.
-func TestContextInMotion(t *testing.T) {
-	b := open(t)
-	files := map[string]string{"d/secret": "ours"}
-	for i := range 200 {
-		files[fmt.Sprintf("many/%03d", i)] = "x"
-	}
-	id, spec := b.recipe("FROM shell\nCOPY . /c\nCMD [\"/bin/sh\",\"-c\",\"cat /c/d/secret\"]\n", files)
-	outside := t.TempDir()
-	if err := os.WriteFile(filepath.Join(outside, "secret"), []byte("THEIRS"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	dir, err := b.Dir(t.Context(), spec.Source.Volume)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			_ = os.Rename(filepath.Join(dir, "d"), filepath.Join(dir, "e"))
-			_ = os.Symlink(outside, filepath.Join(dir, "d"))
-			_ = os.Remove(filepath.Join(dir, "d"))
-			_ = os.Rename(filepath.Join(dir, "e"), filepath.Join(dir, "d"))
-		}
-	})
-	for range 6 {
-		spec.NoCache = true
-		res, err := b.Build(t.Context(), id, spec)
-		if err != nil {
-			t.Logf("this one failed, as it may: %v", err)
-			continue
-		}
-		if res.Image.Digest == "" {
-			continue
-		}
-		var out bytes.Buffer
-		if err := b.Images().Export(t.Context(), res.Image.Digest, "", &out); err != nil {
-			t.Fatal(err)
-		}
-		if bytes.Contains(out.Bytes(), []byte("THEIRS")) {
-			t.Fatal("the image has what is outside of the volume")
-		}
-	}
-	close(stop)
-	wg.Wait()
 }
 
 func TestBuildSecrets(t *testing.T) {
@@ -424,35 +285,6 @@ func TestPlatforms(t *testing.T) {
 	b.fails(id, spec, "shell") // is there for amd64 only
 }
 
-// TestCachesApart builds in two workspaces at the same time with a cache mount
-// of the same id.
-func TestCachesApart(t *testing.T) {
-	b := open(t)
-	var wg sync.WaitGroup
-	for _, w := range []string{"one", "two"} {
-		id, spec := b.recipe("FROM shell\nARG WHO\nRUN --mount=type=cache,target=/cache for i in 1 2 3 4 5 6 7 8 9 10; do echo $WHO >> /cache/who; sleep 0.1; done; echo \"cache of $WHO:\" $(cat /cache/who)\n", nil)
-		spec.Workspace, spec.Args = w, map[string]string{"WHO": w}
-		wg.Go(func() {
-			if res, err := b.Build(context.Background(), id, spec); err != nil || res.Failure != "" {
-				t.Errorf("%+v %v", res, err)
-			}
-			log := lines(t, spec.Log)
-			other := map[string]string{"one": "two", "two": "one"}[w]
-			_, said, _ := strings.Cut(log, "\ncache of ")
-			if strings.Contains(said, other) || strings.Count(said, w) < 10 {
-				t.Errorf("%s:\n%s", w, log)
-			}
-		})
-	}
-	wg.Wait()
-	id, spec := b.recipe("FROM shell\nRUN --mount=type=cache,target=/cache echo \"still:\" $(cat /cache/who)\n", nil)
-	spec.Workspace = "one"
-	b.made(id, spec)
-	if log := lines(t, spec.Log); !strings.Contains(log, "still: one one") {
-		t.Errorf("the next build of the workspace has\n%s", log)
-	}
-}
-
 func TestBaseImages(t *testing.T) {
 	o := startRegistry(t, true, "token")
 	b := open(t, func(opts *Options) { opts.CAs = [][]byte{o.ca} })
@@ -506,111 +338,5 @@ func TestBaseImages(t *testing.T) {
 	}
 	if res, _ := build(":2", "a", o.login(rightPassword)); !strings.Contains(res.Failure, "out of order") {
 		t.Errorf("another tag of a registry that is down: %+v", res)
-	}
-}
-
-func TestCacheBounds(t *testing.T) {
-	b := open(t)
-	for i := range 3 {
-		id, spec := b.recipe(fmt.Sprintf("FROM shell\nRUN dd if=/dev/zero of=/big bs=1M count=%d\n", 20+i), nil)
-		spec.Workspace = fmt.Sprintf("w%d", i)
-		b.made(id, spec)
-		if err := b.Images().Release(t.Context(), "build/"+id); err != nil {
-			t.Fatal(err)
-		}
-	}
-	usage := func(w string) (n int64) {
-		list, err := b.CacheUsage(t.Context(), w)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range list {
-			n += r.Size
-		}
-		return n
-	}
-	a, c := usage("w0"), usage("w2")
-	if a < 20<<20 || c < 20<<20 {
-		t.Fatalf("usage %d and %d", a, c)
-	}
-	if err := b.builder.collect(t.Context(), 60<<20); err != nil {
-		t.Fatal(err)
-	}
-	a2, c2 := usage("w0"), usage("w2")
-	if a2 >= a || c2 != c {
-		t.Errorf("the oldest had %d, now %d; the newest %d, now %d", a, a2, c, c2)
-	}
-	n, err := b.ClearCache(t.Context(), "w2")
-	if err != nil || n < 20<<20 || usage("w2") > 1<<20 {
-		t.Errorf("cleared %d, left %d: %v", n, usage("w2"), err)
-	}
-	if list, err := b.CacheUsage(t.Context(), "never built"); err != nil || len(list) > 0 {
-		t.Errorf("%v %v", list, err)
-	}
-}
-
-// TestDamagedCache opens a workspace whose databases are broken.
-func TestDamagedCache(t *testing.T) {
-	b := open(t)
-	id, spec := b.recipe("FROM shell\nRUN echo x > /x\nCMD [\"/bin/cat\",\"/x\"]\n", nil)
-	first := b.made(id, spec)
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range []string{"cache.db", "metadata_v2.db"} {
-		if err := os.WriteFile(b.path("build", "w", "w", f), bytes.Repeat([]byte("broken"), 10000), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(b.path(dirtyMark), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.reopen()
-	if out := b.says(first.Image.Digest); out != "x" {
-		t.Errorf("the image of before says %q", out)
-	}
-	spec.Log += "-again"
-	if res := b.made(id, spec); res.Cached != 0 {
-		t.Errorf("%+v", res)
-	}
-}
-
-func TestBlobsOfManifests(t *testing.T) {
-	b := open(t)
-	ctx := t.Context()
-	d := b.tiny("subject")
-	upload := func(body string) string {
-		w, err := b.Blobs().Create(ctx, b.id("up"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer w.Close()
-		_, _ = io.WriteString(w, body)
-		sum := digestOf(body)
-		if err := w.Commit(ctx, sum); err != nil {
-			t.Fatal(err)
-		}
-		return sum
-	}
-	cfg := upload("{}")
-	size, err := b.Blobs().Stat(ctx, d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"test/signature","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],"subject":{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d}}`, cfg, d, size)
-	signature, err := b.Blobs().PutManifest(ctx, "application/vnd.oci.image.manifest.v1+json", []byte(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.collectNow(t)
-	if _, err := b.Blobs().Stat(ctx, signature); err != nil {
-		t.Errorf("the signature went while its subject is held: %v", err)
-	}
-	if err := b.Images().Release(ctx, "test/"+d); err != nil {
-		t.Fatal(err)
-	}
-	b.collectNow(t)
-	if _, err := b.Blobs().Stat(ctx, signature); !errdefs.IsNotFound(err) {
-		t.Errorf("the signature outlives its subject: %v", err)
 	}
 }
