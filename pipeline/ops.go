@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -74,39 +73,44 @@ func (p *Pipelines) Create(ctx context.Context, by access.Actor, in project.ID, 
 	if err != nil {
 		return Pipeline{}, err
 	}
-	var inv project.Invalid
-	n.Validate(&inv)
-	if err := inv.Err(); err != nil {
-		return Pipeline{}, err
-	}
-	n.Project, n.Workspace, n.CreatedBy = pr.ID, pr.Workspace, by.User.ID
+	var made Pipeline
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
-		n.Created = tx.Now
-		if n.Identifier, err = freeIdentifier(tx, pr.ID, 0, n.Identifier, n.Name); err != nil {
-			return err
-		}
-		secrets, err := hideVariables(n.Variables, nil)
-		if err != nil {
-			return err
-		}
-		spec, err := specOf(n)
-		if err != nil {
-			return err
-		}
-		id, err := tx.Insert(`INSERT INTO pipelines (project, workspace, name, identifier, spec, dialects, created, created_by)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, n.Project, n.Workspace, n.Name, n.Identifier, spec, dialects(n.Attrs), db.Micros(n.Created), n.CreatedBy)
-		if err != nil {
-			return err
-		}
-		n.ID = ID(id)
-		return p.seal(tx, "pipelines", n.ID.row(), secrets, id)
+		made, err = p.createIn(tx, by, pr, n)
+		return err
 	})
 	if err != nil {
 		return Pipeline{}, fmt.Errorf("create pipeline %q: %w", n.Name, err)
 	}
 	crash.At("pipeline: created")
-	n.LastStatus = Initial
-	return n, nil
+	return made, nil
+}
+
+func (p *Pipelines) createIn(tx *db.Tx, by access.Actor, pr project.Project, n Pipeline) (Pipeline, error) {
+	var inv project.Invalid
+	n.Validate(&inv)
+	if err := inv.Err(); err != nil {
+		return Pipeline{}, err
+	}
+	n.Project, n.Workspace, n.CreatedBy, n.Created = pr.ID, pr.Workspace, by.User.ID, tx.Now
+	var err error
+	if n.Identifier, err = freeIdentifier(tx, pr.ID, 0, n.Identifier, n.Name); err != nil {
+		return Pipeline{}, err
+	}
+	secrets, err := hideVariables(n.Variables, nil)
+	if err != nil {
+		return Pipeline{}, err
+	}
+	spec, err := specOf(n)
+	if err != nil {
+		return Pipeline{}, err
+	}
+	id, err := tx.Insert(`INSERT INTO pipelines (project, workspace, name, identifier, spec, dialects, created, created_by)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?)`, n.Project, n.Workspace, n.Name, n.Identifier, spec, dialects(n.Attrs), db.Micros(n.Created), n.CreatedBy)
+	if err != nil {
+		return Pipeline{}, err
+	}
+	n.ID, n.LastStatus = ID(id), Initial
+	return n, p.seal(tx, "pipelines", n.ID.row(), secrets, id)
 }
 
 // List lists the pipelines of a project, oldest first.
@@ -150,51 +154,57 @@ func (p *Pipelines) Update(ctx context.Context, by access.Actor, id ID, change f
 		return Pipeline{}, err
 	}
 	var n Pipeline
-	err := p.db.Write(ctx, func(tx *db.Tx) error {
-		old, err := loadPipeline(tx, id)
-		if err != nil {
-			return err
-		}
-		if n, err = loadPipeline(tx, id); err != nil { // a copy that shares nothing with old
-			return err
-		}
-		if err := change(&n); err != nil {
-			return err
-		}
-		n.ID, n.Project, n.Workspace, n.Created, n.CreatedBy = old.ID, old.Project, old.Workspace, old.Created, old.CreatedBy
-		n.LastStatus, n.LastRevision = old.LastStatus, old.LastRevision
-		var inv project.Invalid
-		n.Validate(&inv)
-		if err := inv.Err(); err != nil {
-			return err
-		}
-		if n.Identifier != old.Identifier {
-			if n.Identifier, err = freeIdentifier(tx, n.Project, n.ID, n.Identifier, n.Name); err != nil {
-				return err
-			}
-		}
-		had, err := p.unseal(tx, "pipelines", id.row(), int64(id))
-		if err != nil {
-			return err
-		}
-		secrets, err := hideVariables(n.Variables, had)
-		if err != nil {
-			return err
-		}
-		spec, err := specOf(n)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`UPDATE pipelines SET name = ?, identifier = ?, spec = ?, dialects = ? WHERE id = ?`,
-			n.Name, n.Identifier, spec, dialects(n.Attrs), id); err != nil {
-			return err
-		}
-		return p.seal(tx, "pipelines", id.row(), secrets, int64(id))
+	err := p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		n, err = p.updateIn(tx, id, change)
+		return err
 	})
 	if err != nil {
 		return Pipeline{}, fmt.Errorf("update pipeline %d: %w", id, err)
 	}
 	return n, nil
+}
+
+func (p *Pipelines) updateIn(tx *db.Tx, id ID, change func(*Pipeline) error) (Pipeline, error) {
+	old, err := loadPipeline(tx, id)
+	if err != nil {
+		return Pipeline{}, err
+	}
+	n, err := loadPipeline(tx, id) // a copy that shares nothing with old
+	if err != nil {
+		return Pipeline{}, err
+	}
+	if err := change(&n); err != nil {
+		return Pipeline{}, err
+	}
+	n.ID, n.Project, n.Workspace, n.Created, n.CreatedBy = old.ID, old.Project, old.Workspace, old.Created, old.CreatedBy
+	n.LastStatus, n.LastRevision = old.LastStatus, old.LastRevision
+	var inv project.Invalid
+	n.Validate(&inv)
+	if err := inv.Err(); err != nil {
+		return Pipeline{}, err
+	}
+	if n.Identifier != old.Identifier {
+		if n.Identifier, err = freeIdentifier(tx, n.Project, n.ID, n.Identifier, n.Name); err != nil {
+			return Pipeline{}, err
+		}
+	}
+	had, err := p.unseal(tx, "pipelines", id.row(), int64(id))
+	if err != nil {
+		return Pipeline{}, err
+	}
+	secrets, err := hideVariables(n.Variables, had)
+	if err != nil {
+		return Pipeline{}, err
+	}
+	spec, err := specOf(n)
+	if err != nil {
+		return Pipeline{}, err
+	}
+	if _, err := tx.Exec(`UPDATE pipelines SET name = ?, identifier = ?, spec = ?, dialects = ? WHERE id = ?`,
+		n.Name, n.Identifier, spec, dialects(n.Attrs), id); err != nil {
+		return Pipeline{}, err
+	}
+	return n, p.seal(tx, "pipelines", id.row(), secrets, int64(id))
 }
 
 // Delete removes a pipeline; what runs of it is cancelled, its secrets go with
@@ -204,15 +214,7 @@ func (p *Pipelines) Delete(ctx context.Context, by access.Actor, id ID) error {
 	if err != nil {
 		return err
 	}
-	err = p.db.Write(ctx, func(tx *db.Tx) error {
-		if _, err := tx.Exec(`UPDATE pipelines SET deleted = ? WHERE id = ?`, db.Micros(tx.Now), id); err != nil {
-			return err
-		}
-		if err := cancelAll(tx, `pipeline = ?`, by.User.ID, id); err != nil {
-			return err
-		}
-		return dropSecrets(tx, pl.Workspace, id)
-	})
+	err = p.db.Write(ctx, func(tx *db.Tx) error { return deleteIn(tx, by, pl) })
 	if err != nil {
 		return fmt.Errorf("delete pipeline %d: %w", id, err)
 	}
@@ -220,181 +222,14 @@ func (p *Pipelines) Delete(ctx context.Context, by access.Actor, id ID) error {
 	return nil
 }
 
-// CreateAction adds an action behind the one that after names: nil is the end,
-// 0 the beginning.
-func (p *Pipelines) CreateAction(ctx context.Context, by access.Actor, id ID, a Action, after *ActionID) (Action, error) {
-	if _, err := p.get(ctx, by, id, access.ExecutionManage); err != nil {
-		return Action{}, err
-	}
-	var inv project.Invalid
-	a.Validate(&inv)
-	if err := inv.Err(); err != nil {
-		return Action{}, err
-	}
-	a.Pipeline, a.LastStatus, a.LastRevision = id, Initial, ""
-	err := p.db.Write(ctx, func(tx *db.Tx) error {
-		if _, err := loadPipeline(tx, id); err != nil {
-			return err
-		}
-		secrets, err := hideAction(&a, nil)
-		if err != nil {
-			return err
-		}
-		spec, err := actionSpec(a)
-		if err != nil {
-			return err
-		}
-		n, err := tx.Insert(`INSERT INTO actions (pipeline, position, spec)
-			VALUES (?, (SELECT COALESCE(MAX(position), 0) + 1 FROM actions WHERE pipeline = ?), ?)`, id, id, spec)
-		if err != nil {
-			return err
-		}
-		a.ID = ActionID(n)
-		if err := p.seal(tx, "actions", a.ID.row(), secrets, n); err != nil {
-			return err
-		}
-		return place(tx, id, a.ID, after)
-	})
-	if err != nil {
-		return Action{}, fmt.Errorf("create action %q: %w", a.Name, err)
-	}
-	return a, nil
-}
-
-// Actions lists the actions of a pipeline in the order in which they run.
-func (p *Pipelines) Actions(ctx context.Context, by access.Actor, id ID) ([]Action, error) {
-	if _, err := p.Get(ctx, by, id); err != nil {
-		return nil, err
-	}
-	var l []Action
-	var err error
-	err = p.db.Read(ctx, func(tx *db.Tx) error { l, err = loadActions(tx, id); return err })
-	return l, err
-}
-
-// Action gives one action.
-func (p *Pipelines) Action(ctx context.Context, by access.Actor, id ID, action ActionID) (Action, error) {
-	if _, err := p.Get(ctx, by, id); err != nil {
-		return Action{}, err
-	}
-	var a Action
-	var err error
-	err = p.db.Read(ctx, func(tx *db.Tx) error { a, err = loadAction(tx, id, action); return err })
-	return a, err
-}
-
-// UpdateAction changes an action by change, as Update does; its kind stays. A
-// given after moves it.
-func (p *Pipelines) UpdateAction(ctx context.Context, by access.Actor, id ID, action ActionID, change func(*Action) error, after *ActionID) (Action, error) {
-	if _, err := p.get(ctx, by, id, access.ExecutionManage); err != nil {
-		return Action{}, err
-	}
-	var n Action
-	err := p.db.Write(ctx, func(tx *db.Tx) error {
-		old, err := loadAction(tx, id, action)
-		if err != nil {
-			return err
-		}
-		if n, err = loadAction(tx, id, action); err != nil { // a copy that shares nothing with old
-			return err
-		}
-		if err := change(&n); err != nil {
-			return err
-		}
-		n.ID, n.Pipeline, n.LastStatus, n.LastRevision = old.ID, old.Pipeline, old.LastStatus, old.LastRevision
-		var inv project.Invalid
-		if (n.Build == nil) != (old.Build == nil) || n.Build != nil && n.Build.Multi != old.Build.Multi {
-			inv.Add("type", "conflict", "cannot be changed")
-		}
-		n.Validate(&inv)
-		if err := inv.Err(); err != nil {
-			return err
-		}
-		had, err := p.unseal(tx, "actions", action.row(), int64(action))
-		if err != nil {
-			return err
-		}
-		secrets, err := hideAction(&n, had)
-		if err != nil {
-			return err
-		}
-		spec, err := actionSpec(n)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`UPDATE actions SET spec = ? WHERE id = ?`, spec, action); err != nil {
-			return err
-		}
-		if err := p.seal(tx, "actions", action.row(), secrets, int64(action)); err != nil {
-			return err
-		}
-		return place(tx, id, action, after)
-	})
-	if err != nil {
-		return Action{}, fmt.Errorf("update action %d: %w", action, err)
-	}
-	return n, nil
-}
-
-// DeleteAction removes an action with its secrets; executions that were started
-// with it keep their copy of the rest.
-func (p *Pipelines) DeleteAction(ctx context.Context, by access.Actor, id ID, action ActionID) error {
-	pl, err := p.get(ctx, by, id, access.ExecutionManage)
-	if err != nil {
+func deleteIn(tx *db.Tx, by access.Actor, pl Pipeline) error {
+	if _, err := tx.Exec(`UPDATE pipelines SET deleted = ? WHERE id = ?`, db.Micros(tx.Now), pl.ID); err != nil {
 		return err
 	}
-	err = p.db.Write(ctx, func(tx *db.Tx) error {
-		n, err := tx.Exec(`DELETE FROM actions WHERE id = ? AND pipeline = ?`, action, id)
-		if err == nil && n == 0 {
-			err = fmt.Errorf("action %d of pipeline %d: %w", action, id, errdefs.ErrNotFound)
-		}
-		if err != nil {
-			return err
-		}
-		return secret.Drop(tx, secret.Scope{Workspace: pl.Workspace, Action: int64(action)})
-	})
-	if err != nil {
-		return fmt.Errorf("delete action %d: %w", action, err)
-	}
-	return nil
-}
-
-// place moves an action behind another one.
-func place(tx *db.Tx, pl ID, a ActionID, after *ActionID) error {
-	if after == nil || *after == a {
-		return nil
-	}
-	rows, err := tx.Query(`SELECT id FROM actions WHERE pipeline = ? AND id <> ? ORDER BY position, id`, pl, a)
-	if err != nil {
+	if err := cancelAll(tx, `pipeline = ?`, by.User.ID, pl.ID); err != nil {
 		return err
 	}
-	defer rows.Close()
-	var l []ActionID
-	for rows.Next() {
-		var id ActionID
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		l = append(l, id)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	_ = rows.Close()
-	at := 0
-	if *after != 0 {
-		if at = slices.Index(l, *after) + 1; at == 0 {
-			var inv project.Invalid
-			inv.Add("after_action_id", "unknown", fmt.Sprintf("there is no action %d in this pipeline", *after))
-			return inv.Err()
-		}
-	}
-	for i, id := range slices.Insert(l, at, a) {
-		if _, err := tx.Exec(`UPDATE actions SET position = ? WHERE id = ?`, i+1, id); err != nil {
-			return err
-		}
-	}
-	return nil
+	return dropSecrets(tx, pl.Workspace, pl.ID)
 }
 
 // freeIdentifier checks a given identifier or makes one from the name.

@@ -157,37 +157,43 @@ func notFound(noun, ref string) error { return fmt.Errorf("%s %s: %w", noun, ref
 // -3... What belongs to it from the first moment, its repository and its default
 // stack, is made by their rooms when first looked for.
 func (p *Projects) Create(ctx context.Context, by access.Actor, workspace string, n New) (made Project, err error) {
-	err = p.db.Write(ctx, func(tx *db.Tx) error {
-		w, err := seenWorkspace(tx, by, workspace)
-		if err != nil {
-			return err
-		}
-		if err := by.May(w.ID, access.ProjectManage); err != nil {
-			return err
-		}
-		if err := n.Validate(); err != nil {
-			return err
-		}
-		made = Project{
-			Workspace: w.ID, Domain: w.Domain, Name: n.Name, DisplayName: n.DisplayName, Status: Active, Public: n.Public,
-			CreatedBy: by.User.ID, Created: tx.Now, Updated: tx.Now, Attrs: merge(nil, n.Attrs),
-		}
-		if made.DisplayName == "" {
-			made.DisplayName = n.Name
-		}
-		if err := takeName(tx, &made, Slug(n.DisplayName)); err != nil {
-			return err
-		}
-		if err := insert(tx, &made); err != nil {
-			return err
-		}
-		return tell(tx, event.ProjectCreated, made)
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		made, err = CreateIn(tx, by, workspace, n)
+		return err
 	})
 	if err != nil {
 		return Project{}, err
 	}
 	crash.At("project: a project is made")
 	return made, nil
+}
+
+// CreateIn is Create in a transaction of the caller's.
+func CreateIn(tx *db.Tx, by access.Actor, workspace string, n New) (Project, error) {
+	w, err := seenWorkspace(tx, by, workspace)
+	if err != nil {
+		return Project{}, err
+	}
+	if err := by.May(w.ID, access.ProjectManage); err != nil {
+		return Project{}, err
+	}
+	if err := n.Validate(); err != nil {
+		return Project{}, err
+	}
+	made := Project{
+		Workspace: w.ID, Domain: w.Domain, Name: n.Name, DisplayName: n.DisplayName, Status: Active, Public: n.Public,
+		CreatedBy: by.User.ID, Created: tx.Now, Updated: tx.Now, Attrs: merge(nil, n.Attrs),
+	}
+	if made.DisplayName == "" {
+		made.DisplayName = n.Name
+	}
+	if err := takeName(tx, &made, Slug(n.DisplayName)); err != nil {
+		return Project{}, err
+	}
+	if err := insert(tx, &made); err != nil {
+		return Project{}, err
+	}
+	return made, tell(tx, event.ProjectCreated, made)
 }
 
 // takeName makes sure that the project's name is free, or finds one like base if
@@ -290,38 +296,45 @@ func (p *Projects) List(ctx context.Context, by access.Actor, f Filter) (list []
 // one leads to it until somebody takes it.
 func (p *Projects) Update(ctx context.Context, by access.Actor, id ID, c Change) (now Project, err error) {
 	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
-		if now, err = seen(by, string(id), func() (Project, error) { return Load(tx, id) }); err != nil {
-			return err
-		}
-		if err := by.May(now.Workspace, access.ProjectManage); err != nil {
-			return err
-		}
-		if err := c.Validate(); err != nil {
-			return err
-		}
-		if c.Name != nil && *c.Name != now.Name {
-			old := now.Name
-			now.Name = *c.Name
-			if err := takeName(tx, &now, ""); err != nil {
-				return err
-			}
-			if err := addAlias(tx, now, old); err != nil {
-				return err
-			}
-		}
-		set(&now.DisplayName, c.DisplayName)
-		set(&now.Status, c.Status)
-		set(&now.Public, c.Public)
-		now.Attrs, now.Updated = merge(now.Attrs, c.Attrs), tx.Now
-		if err := update(tx, now); err != nil {
-			return err
-		}
-		return tell(tx, event.ProjectChanged, now)
+		now, err = UpdateIn(tx, by, id, c)
+		return err
 	})
 	if err != nil {
 		return Project{}, err
 	}
 	return now, nil
+}
+
+// UpdateIn is Update in a transaction of the caller's.
+func UpdateIn(tx *db.Tx, by access.Actor, id ID, c Change) (Project, error) {
+	now, err := seen(by, string(id), func() (Project, error) { return Load(tx, id) })
+	if err != nil {
+		return Project{}, err
+	}
+	if err := by.May(now.Workspace, access.ProjectManage); err != nil {
+		return Project{}, err
+	}
+	if err := c.Validate(); err != nil {
+		return Project{}, err
+	}
+	if c.Name != nil && *c.Name != now.Name {
+		old := now.Name
+		now.Name = *c.Name
+		if err := takeName(tx, &now, ""); err != nil {
+			return Project{}, err
+		}
+		if err := addAlias(tx, now, old); err != nil {
+			return Project{}, err
+		}
+	}
+	set(&now.DisplayName, c.DisplayName)
+	set(&now.Status, c.Status)
+	set(&now.Public, c.Public)
+	now.Attrs, now.Updated = merge(now.Attrs, c.Attrs), tx.Now
+	if err := update(tx, now); err != nil {
+		return Project{}, err
+	}
+	return now, tell(tx, event.ProjectChanged, now)
 }
 
 func set[T any](to, from *T) {

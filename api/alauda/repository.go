@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -123,8 +122,7 @@ func (c *buildConfigBody) tags(prefix string, bad *project.Invalid) []keptTag {
 }
 
 // createRepository makes the project, links it to its code and makes a
-// pipeline for each tag config. When a later step fails the project is taken
-// back, so that trying again meets no half of it.
+// pipeline for each tag config.
 func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	var b repositoryBody
 	if err := api.Decode(w, r, &b); err != nil {
@@ -133,12 +131,6 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("namespace"))
 	if err != nil {
 		return err
-	}
-	// Who may do half of it makes none of it.
-	for _, s := range []access.Scope{access.ProjectManage, access.ExecutionManage} {
-		if err := by.May(ws.ID, s); err != nil {
-			return err
-		}
 	}
 	bad := &project.Invalid{}
 	if b.RepoName == "" {
@@ -150,11 +142,11 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 		bad.Add("namespace", "conflict", "must be the one in the path, "+ws.Domain)
 	}
 	k := kept{Description: b.Description, FullDescription: b.FullDescription}
-	var remote source.Remote
+	var remote *source.Remote
 	var tags []keptTag
 	if b.BuildConfig != nil {
-		var c keptConfig
-		c, remote = h.remote(b.BuildConfig, bad)
+		c, code := h.remote(b.BuildConfig, bad)
+		remote = &code
 		tags = b.BuildConfig.tags("build_config.", bad)
 		b.BuildConfig.later("build_config.", bad)
 		c.BuildNode, c.CreatedBy = "in", by.User.ID
@@ -169,21 +161,17 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 	if err := bad.Err(); err != nil {
 		return err
 	}
-	p, err := h.Projects.Create(r.Context(), by, ws.ID, project.New{Name: b.RepoName, DisplayName: b.RepoName, Public: b.IsPublic, Attrs: attrsOf(k)})
-	if err != nil {
-		return err
-	}
-	if k.Config != nil {
-		err := h.Sources.SetRemote(r.Context(), by, p.ID, &remote)
+	n := project.New{Name: b.RepoName, DisplayName: b.RepoName, Public: b.IsPublic, Attrs: attrsOf(k)}
+	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, remote, func(all *pipeline.Batch) error {
 		for _, t := range tags {
-			if err == nil {
-				err = h.makeTag(r.Context(), by, p, *k.Config, t)
+			if err := t.make(all, *k.Config); err != nil {
+				return err
 			}
 		}
-		if err != nil {
-			back := h.Projects.Delete(context.WithoutCancel(r.Context()), access.System(by.User), p.ID)
-			return errors.Join(err, back)
-		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return h.answerRepository(w, r, by, p, http.StatusCreated)
 }
@@ -229,14 +217,10 @@ func isDockerfile(name string) bool {
 	return name == "dockerfile" || strings.HasPrefix(name, "dockerfile.") || strings.HasSuffix(name, ".dockerfile")
 }
 
-func (h *Handlers) makeTag(ctx context.Context, by access.Actor, p project.Project, c keptConfig, k keptTag) error {
+// make makes the pipeline of a tag config.
+func (k keptTag) make(all *pipeline.Batch, c keptConfig) error {
 	k.Config = c
-	pl, err := h.Pipelines.Create(ctx, by, p.ID, pipeline.Pipeline{Name: k.Tag, Attrs: attrsOf(k)})
-	if err != nil {
-		return err
-	}
-	_, err = h.Pipelines.CreateAction(ctx, by, pl.ID, k.action(), nil)
-	return err
+	return all.Create(pipeline.Pipeline{Name: k.Tag, Attrs: attrsOf(k)}, k.action())
 }
 
 func (h *Handlers) getRepository(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -250,7 +234,11 @@ func (h *Handlers) getRepository(w http.ResponseWriter, r *http.Request, by acce
 // tagPipelines are the pipelines of a project that are tag configs, by id.
 func (h *Handlers) tagPipelines(ctx context.Context, by access.Actor, p project.ID) ([]pipeline.Pipeline, error) {
 	all, err := h.Pipelines.List(ctx, by, p)
-	return slices.DeleteFunc(all, func(pl pipeline.Pipeline) bool { return pl.Attrs[key] == nil }), err
+	return onlyTags(all), err
+}
+
+func onlyTags(all []pipeline.Pipeline) []pipeline.Pipeline {
+	return slices.DeleteFunc(all, func(pl pipeline.Pipeline) bool { return pl.Attrs[key] == nil })
 }
 
 func tagOf(pl pipeline.Pipeline) (k keptTag) {
@@ -336,32 +324,47 @@ func (h *Handlers) putBuildConfig(w http.ResponseWriter, r *http.Request, by acc
 	if err != nil {
 		return err
 	}
-	k := keptOf(p)
-	if k.Config == nil {
+	if keptOf(p).Config == nil {
 		return fmt.Errorf("repository %s/%s has no build configuration: %w", p.Domain, p.Name, errdefs.ErrNotFound)
 	}
 	var b buildConfigBody
 	if err := api.Decode(w, r, &b); err != nil {
 		return err
 	}
-	have, err := h.tagPipelines(r.Context(), by, p.ID)
+	err = h.Pipelines.Together(r.Context(), by, p.ID, func(all *pipeline.Batch) error {
+		err := b.put(all)
+		p = all.Project()
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	bad := &project.Invalid{}
-	tags := b.tags("", bad)
-	b.later("", bad)
-	b.same(*k.Config, bad)
-	byID := map[int64]pipeline.Pipeline{}
-	for _, pl := range have {
-		byID[int64(pl.ID)] = pl
+	c, err := h.config(r, by, p, *keptOf(p).Config)
+	if err != nil {
+		return err
 	}
+	return api.JSON(w, http.StatusOK, c)
+}
+
+// put checks a configuration against what there is and makes it true.
+func (c *buildConfigBody) put(all *pipeline.Batch) error {
+	list, err := all.List()
+	if err != nil {
+		return err
+	}
+	have := onlyTags(list)
+	p := all.Project()
+	k := keptOf(p)
+	bad := &project.Invalid{}
+	tags := c.tags("", bad)
+	c.later("", bad)
+	c.same(*k.Config, bad)
 	given := map[int64]bool{}
-	for i, t := range b.TagConfigs {
+	for i, t := range c.TagConfigs {
 		if t.ID == nil {
 			continue
 		}
-		if _, ok := byID[*t.ID]; !ok || given[*t.ID] {
+		if given[*t.ID] || !slices.ContainsFunc(have, func(pl pipeline.Pipeline) bool { return int64(pl.ID) == *t.ID }) {
 			bad.Add(field("tag_configs", i)+".id", "unknown", fmt.Sprintf("%d is no tag config of this repository, or is there twice", *t.ID))
 		}
 		given[*t.ID] = true
@@ -372,42 +375,38 @@ func (h *Handlers) putBuildConfig(w http.ResponseWriter, r *http.Request, by acc
 	if err := bad.Err(); err != nil {
 		return err
 	}
-	if b.BuildNode.Set && !b.BuildNode.Null {
-		k.Config.BuildNode = b.BuildNode.V
+	if c.BuildNode.Set && !c.BuildNode.Null {
+		k.Config.BuildNode = c.BuildNode.V
 	}
-	if p, err = h.Projects.Update(r.Context(), by, p.ID, project.Change{Attrs: attrsOf(k)}); err != nil {
+	if err := all.ChangeProject(project.Change{Attrs: attrsOf(k)}); err != nil {
 		return err
 	}
 	// Removals first: a new tag config may take the name of an old one.
 	for _, pl := range have {
 		if !given[int64(pl.ID)] {
-			if err := h.Pipelines.Delete(r.Context(), by, pl.ID); err != nil {
+			if err := all.Delete(pl.ID); err != nil {
 				return err
 			}
 		}
 	}
 	for i, t := range tags {
-		t.Config = *k.Config
-		if id := b.TagConfigs[i].ID; id != nil {
-			err = h.changeTag(r.Context(), by, byID[*id], t)
+		if id := c.TagConfigs[i].ID; id != nil {
+			err = t.change(all, *k.Config, pipeline.ID(*id))
 		} else {
-			err = h.makeTag(r.Context(), by, p, *k.Config, t)
+			err = t.make(all, *k.Config)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	c, err := h.config(r, by, p, *k.Config)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, c)
+	return nil
 }
 
-// changeTag edits the pipeline's own fields and its build action; what people
+// change edits the pipeline's own fields and its build action; what people
 // added to it stays.
-func (h *Handlers) changeTag(ctx context.Context, by access.Actor, pl pipeline.Pipeline, k keptTag) error {
-	_, err := h.Pipelines.Update(ctx, by, pl.ID, func(p *pipeline.Pipeline) error {
+func (k keptTag) change(all *pipeline.Batch, c keptConfig, id pipeline.ID) error {
+	k.Config = c
+	err := all.Update(id, func(p *pipeline.Pipeline) error {
 		p.Name = k.Tag
 		if p.Attrs == nil {
 			p.Attrs = map[string]json.RawMessage{}
@@ -418,20 +417,14 @@ func (h *Handlers) changeTag(ctx context.Context, by access.Actor, pl pipeline.P
 	if err != nil {
 		return err
 	}
-	actions, err := h.Pipelines.Actions(ctx, by, pl.ID)
-	if err != nil {
+	is := func(a pipeline.Action) bool { return a.Build != nil && a.Build.Archive }
+	found, err := all.UpdateAction(id, is, func(a *pipeline.Action) error {
+		b := k.action().Build
+		a.Build.Dockerfile, a.Build.Context, a.Build.Tag, a.Build.NoCache = b.Dockerfile, b.Context, b.Tag, b.NoCache
+		return nil
+	})
+	if err != nil || found {
 		return err
 	}
-	for _, a := range actions {
-		if a.Build != nil && a.Build.Archive {
-			_, err := h.Pipelines.UpdateAction(ctx, by, pl.ID, a.ID, func(a *pipeline.Action) error {
-				b := k.action().Build
-				a.Build.Dockerfile, a.Build.Context, a.Build.Tag, a.Build.NoCache = b.Dockerfile, b.Context, b.Tag, b.NoCache
-				return nil
-			}, nil)
-			return err
-		}
-	}
-	_, err = h.Pipelines.CreateAction(ctx, by, pl.ID, k.action(), nil)
-	return err
+	return all.CreateAction(id, k.action())
 }

@@ -3,6 +3,7 @@ package alauda
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 
 	"slipway/api"
 	"slipway/project"
@@ -214,8 +215,8 @@ func (t tagConfigBody) keep(path string, bad *project.Invalid) keptTag {
 		bad.Add(path+".code_repo_type_value", "required", "is required")
 	}
 	for _, f := range [][2]string{{"build_context_path", t.BuildContextPath}, {"dockerfile_location", t.DockerfileLocation}} {
-		if f[1] != "" && f[1][0] != '/' {
-			bad.Add(path+"."+f[0], "format", "must begin with /")
+		if f[1] != "" && (f[1][0] != '/' || strings.ContainsRune(f[1], 0)) {
+			bad.Add(path+"."+f[0], "format", "must begin with / and hold no NUL")
 		}
 	}
 	if k.VersionTagging < 0 || k.VersionTagging > 2 {

@@ -2,7 +2,6 @@ package buddy
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"slipway/access"
@@ -270,14 +269,9 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	if in.display != nil {
 		n.DisplayName = *in.display
 	}
-	p, err := h.Projects.Create(r.Context(), by, ws.ID, n)
+	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, in.remote, nil)
 	if err != nil {
 		return err
-	}
-	if in.remote != nil {
-		if err := h.Sources.SetRemote(r.Context(), by, p.ID, in.remote); err != nil {
-			return errors.Join(err, h.Projects.Delete(r.Context(), access.System(by.User), p.ID))
-		}
 	}
 	o, err := h.fromProject(r, p)
 	if err != nil {
