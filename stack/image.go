@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"slipway/access"
 	"slipway/crash"
 	"slipway/db"
 	"slipway/engine"
@@ -29,10 +31,12 @@ func (s *Stacks) resolve(r row, p project.Project, d *definition) {
 		if ctx.Err() != nil {
 			return
 		}
+		problem := ""
 		if err != nil {
+			problem = missing(d.Image, err) + s.hint(ctx, p.ID, d.Image)
 			slog.Warn("an image is not there yet", "room", "stack", "stack", r.ID, "service", d.Service, "image", d.Image, "error", err)
 		}
-		if err := s.found(ctx, r.ID, d, digest, err); ctx.Err() != nil {
+		if err := s.found(ctx, r.ID, d, digest, problem); ctx.Err() != nil {
 			return
 		} else if err != nil {
 			slog.Error("an image cannot be noted", "room", "stack", "stack", r.ID, "image", d.Image, "error", err)
@@ -63,12 +67,12 @@ func (s *Stacks) find(ctx context.Context, r row, p project.Project, d *definiti
 }
 
 // found writes down how the search ended and has the stack looked at.
-func (s *Stacks) found(ctx context.Context, id ID, d *definition, digest string, problem error) error {
+func (s *Stacks) found(ctx context.Context, id ID, d *definition, digest, problem string) error {
 	return s.db.Write(ctx, func(tx *db.Tx) error {
 		defer s.jobs.done("image " + d.ID) // before anybody looks
 		var n int64
 		var err error
-		if problem == nil {
+		if problem == "" {
 			if n, err = tx.Exec(`UPDATE service_definitions SET digest = ?, refresh = 0, problem = '', retry_at = NULL WHERE id = ? AND digest = ''`, digest, d.ID); err != nil {
 				return err
 			}
@@ -80,7 +84,7 @@ func (s *Stacks) found(ctx context.Context, id ID, d *definition, digest string,
 		} else {
 			wait := min(firstDelay<<min(d.Tries, 10), longDelay)
 			if n, err = tx.Exec(`UPDATE service_definitions SET tries = ?, retry_at = ?, problem = ? WHERE id = ? AND digest = ''`,
-				d.Tries+1, db.Micros(tx.Now.Add(wait)), missing(d.Image, problem), d.ID); err != nil {
+				d.Tries+1, db.Micros(tx.Now.Add(wait)), problem, d.ID); err != nil {
 				return err
 			}
 		}
@@ -97,6 +101,27 @@ func missing(ref string, err error) string {
 		return "the image " + ref + " does not exist yet; it is looked for again"
 	}
 	return "the image " + ref + " cannot be had: " + err.Error() + "; it is tried again"
+}
+
+// hint helps whoever wrote a registry of the project by half.
+func (s *Stacks) hint(ctx context.Context, id project.ID, ref string) string {
+	all, err := s.secrets.Logins(ctx, access.System(access.User{}), id)
+	if err != nil {
+		return "" // it is no more than a help
+	}
+	first, rest, path := strings.Cut(ref, "/")
+	for _, l := range all {
+		if path && resembles(first, l.Host) {
+			return fmt.Sprintf(" (%q is no host, so this is an image of Docker Hub; the registry %s would be meant by %s/%s)", first, l.Host, l.Host, rest)
+		}
+	}
+	return ""
+}
+
+// resembles tells whether the first part of an image's name, which is no host,
+// is how that host begins.
+func resembles(first, host string) bool {
+	return first != "localhost" && !strings.ContainsAny(first, ".:") && (strings.HasPrefix(host, first+".") || strings.HasPrefix(host, first+":"))
 }
 
 // retryImages has missing images looked for at once: something was pushed, or

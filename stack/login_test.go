@@ -117,3 +117,24 @@ func TestLoginIsAskedAgain(t *testing.T) {
 		return err == nil && l.Valid && !l.Checked.IsZero()
 	})
 }
+
+// TestHalfARegistry: whoever leaves out the end of a registry's name is told.
+func TestHalfARegistry(t *testing.T) {
+	t.Parallel()
+	w := newRig(t)
+	w.put(map[string]Definition{"web": {Image: "ghcr/team/app:1"}, "none": {Image: "registry"}})
+	w.until("the image is not there", func() bool {
+		return strings.Contains(w.service("web").Message, "does not exist yet") && strings.Contains(w.service("none").Message, "does not exist yet")
+	})
+	if m := w.service("web").Message; !strings.Contains(m, "ghcr.io/team/app:1") {
+		t.Error(m)
+	}
+	if m := w.service("none").Message; strings.Contains(m, "(") {
+		t.Error(m)
+	}
+	for _, c := range []struct{ first, host string }{{"ghcr.io", "ghcr.io"}, {"localhost", "localhost:5000"}, {"gh", "ghcr.io"}, {"nginx:1", "nginx:1.example"}} {
+		if resembles(c.first, c.host) {
+			t.Errorf("%+v", c)
+		}
+	}
+}
