@@ -80,7 +80,6 @@ func (p *plan) free() int {
 func (e *Engine) openNetwork() error {
 	n := &network{e: e, mtu: outMTU(), bridges: map[string]netlink.Link{}, taken: map[string]map[int]bool{}, next: map[string]int{}}
 	n.pool.n = n
-	n.idle = time.AfterFunc(networkIdle, n.pruneIdle) // earlier servers left some
 	e.net = n
 	b, err := os.ReadFile(n.file())
 	switch {
@@ -126,13 +125,16 @@ func (e *Engine) openNetwork() error {
 	}
 	n.sweepLinks()
 	n.pool.fill()
+	n.idle = time.AfterFunc(networkIdle, n.pruneIdle) // earlier servers may have left some
 	return nil
 }
 
 // close drops the pool. Bridges, rules and what containers use stay: they go
 // on without us.
 func (n *network) close() {
-	n.idle.Stop()
+	if n.idle != nil { // it came up
+		n.idle.Stop()
+	}
 	n.pool.close()
 }
 
