@@ -45,7 +45,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 	of := place{base: at.base, workspace: at.workspace, project: at.project}
 	var branch, tag any
 	if x.Branch != "" {
-		def, err := h.Sources.DefaultBranch(r.Context(), x.Project)
+		def, _, err := h.source(r, x.Project)
 		if err != nil {
 			return nil, err
 		}

@@ -134,11 +134,7 @@ func (h *handlers) fromProject(r *http.Request, p project.Project) (object, erro
 	if err != nil {
 		return nil, err
 	}
-	branch, err := h.Sources.DefaultBranch(r.Context(), p.ID)
-	if err != nil {
-		return nil, err
-	}
-	remote, err := h.Sources.Remote(r.Context(), p.ID)
+	branch, remote, err := h.source(r, p.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +142,7 @@ func (h *handlers) fromProject(r *http.Request, p project.Project) (object, erro
 		{"created_by", creator},
 		{"http_repository", h.base + source.URL(p.Domain, p.Name)},
 		{"ssh_repository", nil},
-		{"default_branch", branch},
+		{"default_branch", orNull(branch)},
 		{"size", 0},
 		{"integration", nil},
 		{"external_project_id", nil},
@@ -166,6 +162,18 @@ func (h *handlers) fromProject(r *http.Request, p project.Project) (object, erro
 		}
 	}
 	return append(o, write(projectFields(), 0, &p, keptOf(p.Attrs))...), nil
+}
+
+// source gives the default branch and the outside repository of a project. The
+// branch is "" while that has not told which, and our answers go without.
+func (h *handlers) source(r *http.Request, id project.ID) (branch string, remote *source.Remote, err error) {
+	if remote, err = h.Sources.Remote(r.Context(), id); err != nil {
+		return "", nil, err
+	}
+	if branch, err = h.Sources.DefaultBranch(r.Context(), id); remote != nil {
+		err = nil
+	}
+	return branch, remote, err
 }
 
 func (h *handlers) listProjects(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -232,14 +240,8 @@ func (h *handlers) readProject(w http.ResponseWriter, r *http.Request, p project
 			d.inv.Add(name, "unsupported", "is not supported by this version: give custom_repo_url, custom_repo_user and custom_repo_pass")
 		}
 	}
-	if url != nil && *url != "" {
-		in.remote = &source.Remote{URL: *url}
-		if user != nil {
-			in.remote.Username = *user
-		}
-		if pass != nil {
-			in.remote.Password = *pass
-		}
+	if in.remote, err = h.readRemote(r, p, url, user, pass); err != nil {
+		return in, err
 	}
 	apply(d, projectFields(), 0, b, &p)
 	ignored(w, others(b, "name display_name status access custom_repo_url custom_repo_user custom_repo_pass integration "+
@@ -251,6 +253,48 @@ func (h *handlers) readProject(w http.ResponseWriter, r *http.Request, p project
 	}
 	in.attrs, err = d.keep.into(nil)
 	return in, err
+}
+
+// readRemote is the outside repository that a project is to have, nil if what it
+// has stays. Of one that it has stays what is not given, as nobody is shown a
+// password; its key is that of one repository.
+func (h *handlers) readRemote(r *http.Request, p project.Project, url, user, pass *string) (*source.Remote, error) {
+	var have source.Remote
+	if p.ID != "" {
+		if now, err := h.Sources.Remote(r.Context(), p.ID); err != nil {
+			return nil, err
+		} else if now != nil {
+			have = *now
+		}
+	}
+	to := have
+	for _, f := range []struct{ to, from *string }{{&to.URL, url}, {&to.Username, user}, {&to.Password, pass}} {
+		if f.from != nil {
+			*f.to = *f.from
+		}
+	}
+	if to.URL == "" || to.URL == have.URL && to.Username == have.Username && to.Password == have.Password {
+		return nil, nil
+	}
+	if to.URL != have.URL {
+		to.PrivateKey = nil
+	}
+	return &to, nil
+}
+
+// remotePaths gives what is wrong with an outside repository the names that it
+// has here.
+func remotePaths(err error) error {
+	bad, ok := project.AsInvalid(err)
+	if !ok {
+		return err
+	}
+	names := map[string]string{"url": "custom_repo_url", "username": "custom_repo_user", "password": "custom_repo_pass"}
+	out := &project.Invalid{}
+	for _, f := range bad.Fields {
+		out.Add(or(names[f.Path], f.Path), f.Kind, f.Message)
+	}
+	return out
 }
 
 func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -271,7 +315,7 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	}
 	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, in.remote, nil)
 	if err != nil {
-		return err
+		return remotePaths(err)
 	}
 	o, err := h.fromProject(r, p)
 	if err != nil {
@@ -311,7 +355,7 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 	}
 	if in.remote != nil {
 		if err := h.Sources.SetRemote(r.Context(), by, p.ID, in.remote); err != nil {
-			return err
+			return remotePaths(err)
 		}
 	}
 	o, err := h.fromProject(r, p)
