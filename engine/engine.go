@@ -3,14 +3,21 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // ErrDetach as the cause of a cancelled context means: leave it running, we
 // are going away.
 var ErrDetach = errors.New("the server is going away")
+
+// ErrNoImage is what a lookup says of a name whose image, if there were one,
+// would be here: that of the own registry.
+var ErrNoImage = fmt.Errorf("no such image: %w", errdefs.ErrNotFound)
 
 // Owner names whom a thing in the engine belongs to: "execution/<uuid>" or
 // "stack/<uuid>".
@@ -248,7 +255,8 @@ type BuildSpec struct {
 	// Lookup answers for images that no registry needs to be asked for: those
 	// of the own registry, loaded ones, ones pulled before (with Pull, not the
 	// last). ref is complete: host, repository, and tag or digest. A miss is
-	// errdefs.ErrNotFound; so is treated what has no image for the platform. What
+	// errdefs.ErrNotFound; so is treated what has no image for the platform.
+	// ErrNoImage says that no registry is to be asked either. What
 	// the engine pulls itself it keeps for later builds of that workspace alone.
 	Lookup func(ctx context.Context, ref string) (digest string, err error)
 	Logins []Login

@@ -573,3 +573,21 @@ func TestLostImage(t *testing.T) {
 		t.Error("no error with an ended context")
 	}
 }
+
+// An image that would be here is asked for nowhere else.
+func TestOwnImageThatIsMissing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, ref := range []string{"slipway.local/team/none", "registry.example:5000/team/none:v1", "slipway.local/nobody/none", "slipway.local/rivals/none"} {
+		if d, err := w.images.Lookup(t.Context(), w.team.ID, ref); d != "" || !errors.Is(err, engine.ErrNoImage) || !errdefs.IsNotFound(err) {
+			t.Errorf("lookup of %s: %q, %v", ref, d, err)
+		}
+		want := "image " + ref + ": no such image: not found"
+		if _, err := w.images.Resolve(t.Context(), Request{Workspace: w.team.ID, Ref: ref, Refresh: true}); !errors.Is(err, engine.ErrNoImage) || err.Error() != want {
+			t.Errorf("resolve of %s: %v", ref, err)
+		}
+	}
+	if _, err := w.images.Lookup(t.Context(), w.team.ID, "example.com/team/none"); !errdefs.IsNotFound(err) || errors.Is(err, engine.ErrNoImage) {
+		t.Errorf("of another registry: %v", err)
+	}
+}

@@ -1,8 +1,8 @@
 package image
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -59,14 +59,19 @@ func (i *Images) Resolve(ctx context.Context, r Request) (engine.Image, error) {
 }
 
 // Lookup is Resolve without any network: the digest of an own, loaded or
-// pulled image; errdefs.ErrNotFound else. It is made for engine.BuildSpec.
+// pulled image; errdefs.ErrNotFound else, and of a name of the own registry
+// engine.ErrNoImage. It is made for engine.BuildSpec.
 func (i *Images) Lookup(ctx context.Context, workspace, ref string) (string, error) {
 	n, err := parse(ref)
 	if err != nil {
 		return "", err
 	}
 	if i.hosts[strings.ToLower(reference.Domain(n))] {
-		return i.own(ctx, workspace, n)
+		digest, err := i.own(ctx, workspace, n)
+		if err != nil {
+			return "", fmt.Errorf("image %s: %w", ref, err)
+		}
+		return digest, nil
 	}
 	o, err := i.have(ctx, workspace, n)
 	return o.digest, err
@@ -76,7 +81,6 @@ func (i *Images) Lookup(ctx context.Context, workspace, ref string) (string, err
 // repositories, and of public ones.
 func (i *Images) own(ctx context.Context, workspace string, n reference.Named) (digest string, err error) {
 	name, tag, want, _ := split(n)
-	missing := fmt.Errorf("%s: %w", n, errdefs.ErrNotFound)
 	var repo repository
 	err = i.db.Read(ctx, func(tx *db.Tx) (err error) {
 		if repo, err = findRepository(tx, name); err != nil {
@@ -90,7 +94,7 @@ func (i *Images) own(ctx context.Context, workspace string, n reference.Named) (
 		return err
 	})
 	if errdefs.IsNotFound(err) {
-		return "", missing
+		return "", engine.ErrNoImage
 	}
 	if err != nil {
 		return "", err
@@ -99,7 +103,7 @@ func (i *Images) own(ctx context.Context, workspace string, n reference.Named) (
 		return digest, nil
 	}
 	if ok, err := i.public(ctx, repo); err != nil || !ok {
-		return "", errors.Join(err, missing)
+		return "", cmp.Or(err, engine.ErrNoImage)
 	}
 	return digest, nil
 }

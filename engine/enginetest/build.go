@@ -27,10 +27,13 @@ func (s *suite) source(t testing.TB, files map[string]string) engine.Source {
 	return engine.Source{Volume: v}
 }
 
-// lookup knows the base image as "shell".
+// lookup knows the base image as "shell", and that own.example has no other.
 func (s *suite) lookup(_ context.Context, ref string) (string, error) {
 	if strings.Contains(ref, "shell") {
 		return s.base, nil
+	}
+	if strings.HasPrefix(ref, "own.example/") {
+		return "", fmt.Errorf("image %s: %w", ref, engine.ErrNoImage)
 	}
 	return "", fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
 }
@@ -113,6 +116,7 @@ func (s *suite) buildFailures(t *testing.T) {
 		"an unknown instruction":     {"FROM shell\nHELLO world\n", "HELLO"},
 		"an empty Dockerfile":        {"\n", ""},
 		"an image that is not there": {"FROM localhost:1/nobody/nothing:1\n", "nobody/nothing"},
+		"one that would be here":     {"FROM own.example/nobody/nothing\n", "no such image"},
 	} {
 		t.Run(name+" is a result", func(t *testing.T) {
 			id, spec := s.dockerfile(t, c.text)

@@ -325,6 +325,9 @@ func (b *building) base(ctx context.Context, ref string) (string, error) {
 		if err == nil {
 			return d, nil
 		}
+		if errors.Is(err, engine.ErrNoImage) {
+			return "", failed("FROM %s: %s", ref, engine.ErrNoImage)
+		}
 		if !errdefs.IsNotFound(err) {
 			return "", fmt.Errorf("looking for %s: %w", ref, err)
 		}

@@ -123,6 +123,8 @@ func (b *building) base(ctx context.Context, ref reference.Named, platform strin
 			b.log.note(fmt.Sprintf("%s is here as %s, which is not usable: %v", reference.FamiliarString(ref), d, err))
 		case ctx.Err() != nil:
 			return "", context.Cause(ctx)
+		case errors.Is(err, engine.ErrNoImage):
+			return "", fmt.Errorf("%s: %w", reference.FamiliarString(ref), engine.ErrNoImage)
 		case !errdefs.IsNotFound(err):
 			return "", &machinery{fmt.Errorf("look for %s: %w", name, err)}
 		}
