@@ -52,7 +52,6 @@ var knows = map[string][]string{
 	"e2e/probe":         {},
 	"bench":             nil,
 	"e2e":               nil,
-	"e2e/poke":          {},
 }
 
 // heavy are modules that only the rooms named may link: whoever reads another

@@ -81,21 +81,13 @@ func TestIsolation(t *testing.T) {
 	_, sshd, _ := net.SplitHostPort(host.Addr().String())
 
 	// On this host the same program does reach them, and says so.
-	program, err := poke()
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "poke")
-	if err := os.WriteFile(file, program, 0o700); err != nil {
-		t.Fatal(err)
-	}
 	open := []string{address + ":8080", "127.0.0.1:" + port, "127.0.0.1:" + ingress, "127.0.0.1:" + sshd}
 	until(t, 20*time.Second, "this host reaches them", func() error {
-		out, err := exec.CommandContext(ctx, file, append([]string{"dial"}, open...)...).CombinedOutput()
-		if err != nil || strings.Count(string(out), "REACHED") != len(open) {
-			return fmt.Errorf("%v: %s", err, out)
+		out, err := exec.CommandContext(ctx, probeProgram, append([]string{"dial"}, open...)...).CombinedOutput()
+		if err == nil && strings.Count(string(out), "REACHED") != len(open) {
+			err = fmt.Errorf("it says %s", out)
 		}
-		return nil
+		return err
 	})
 
 	list := []string{
@@ -124,8 +116,8 @@ func TestIsolation(t *testing.T) {
 			}
 		}
 	}
-	shut(s.one("action", nil, runs("slipway.local/default/tool", "1", "/poke dial "+strings.Join(list, " "))))
-	argv, err := json.Marshal(append([]string{"/poke", "dial"}, list...))
+	shut(s.one("action", nil, runs("slipway.local/default/tool", "1", "/probe dial "+strings.Join(list, " "))))
+	argv, err := json.Marshal(append([]string{"/probe", "dial"}, list...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +128,7 @@ func TestIsolation(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Do(ctx, "PUT", other.stackPath(), map[string]any{"services": map[string]any{"dial": map[string]any{
-		"image": "slipway.local/default/tool:1", "description": "dial", "entrypoint": []string{"/poke"}, "command": append([]string{"dial"}, list...), "restartPolicy": "no",
+		"image": "slipway.local/default/tool:1", "description": "dial", "entrypoint": []string{"/probe"}, "command": append([]string{"dial"}, list...), "restartPolicy": "no",
 	}}}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -264,14 +256,14 @@ func TestSecretsStay(t *testing.T) {
 	j := s.job("quiet",
 		with(build(), append(append([]any{"repository", "made", "provenance", "MAX", "build_args", []string{"PLAIN=seen"}}, token...), login...)...),
 		with(build(), append(append([]any{"name", "Again", "provenance", "MAX"}, token...), login...)...),
-		runs("tool", "1", "/poke tell", append([]any{"variables", []any{map[string]any{"key": "QUIET", "value": hidden["variable"], "encrypted": true}}}, login...)...),
+		runs("tool", "1", "/probe tell", append([]any{"variables", []any{map[string]any{"key": "QUIET", "value": hidden["variable"], "encrypted": true}}}, login...)...),
 	)
 	for _, f := range []func() error{
 		func() error { return j.makeProject(ctx) },
 		func() error { return j.makePipeline(ctx) },
 		func() error {
 			return j.commit(ctx, map[string]string{"Dockerfile": "FROM " + o.host + "/tool:1\nARG PLAIN\n" +
-				"RUN --mount=type=secret,id=token [\"/poke\", \"tell\", \"/run/secrets/token\"]\n"})
+				"RUN --mount=type=secret,id=token [\"/probe\", \"tell\", \"/run/secrets/token\"]\n"})
 		},
 		func() error { return j.push(ctx) },
 		func() error { _, err := j.finish(ctx); return err },

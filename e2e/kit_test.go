@@ -19,8 +19,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -35,32 +33,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// poke is the program of e2e/poke, built once.
-var poke = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "slipway-e2e-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	out := filepath.Join(dir, "poke")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "slipway/e2e/poke")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build poke: %w: %s", err, said)
-	}
-	return os.ReadFile(out)
-})
-
-// tool makes an image of the poke program; note makes it another one each time.
+// tool makes an image of the probe program; note makes it another one each time.
 func tool(t *testing.T, note string) v1.Image {
 	t.Helper()
-	program, err := poke()
+	program, err := os.ReadFile(probeProgram)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, text := range map[string][]byte{"poke": program, "note": []byte(note)} {
+	for name, text := range map[string][]byte{"probe": program, "note": []byte(note)} {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text)), Typeflag: tar.TypeReg}); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +60,7 @@ func tool(t *testing.T, note string) v1.Image {
 	img, err := mutate.AppendLayers(empty.Image, layer)
 	if err == nil {
 		img, err = mutate.ConfigFile(img, &v1.ConfigFile{
-			Architecture: "amd64", OS: "linux", Config: v1.Config{Entrypoint: []string{"/poke"}, Cmd: []string{"web"}}, RootFS: v1.RootFS{Type: "layers", DiffIDs: diffs(t, img)},
+			Architecture: "amd64", OS: "linux", Config: v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"web"}}, RootFS: v1.RootFS{Type: "layers", DiffIDs: diffs(t, img)},
 		})
 	}
 	if err != nil {

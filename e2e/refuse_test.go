@@ -86,14 +86,14 @@ func TestRefused(t *testing.T) {
 				t.Errorf("the first %d of %d bytes: %v", n, b.Len(), err)
 			}
 		}
-		d := s.one("cut", nil, runs("cut.example/cut", "1", "/poke true"))
+		d := s.one("cut", nil, runs("cut.example/cut", "1", "/probe true"))
 		d.failed(t, []string{"cut.example"})
 		s.same(t, blobs)
 		// The whole one is taken, and runs without a network.
 		if err := s.Do(ctx, "POST", "/slipway/v1/images:load?name=cut.example/cut:1", io.Reader(&b), nil); err != nil {
 			t.Error(err)
 		}
-		s.one("whole", nil, runs("cut.example/cut", "1", "/poke true")).ok(t, "poked")
+		s.one("whole", nil, runs("cut.example/cut", "1", "/probe true")).ok(t, "it is true")
 	})
 
 	t.Run("manifests", func(t *testing.T) {

@@ -46,12 +46,12 @@ func TestRegistries(t *testing.T) {
 		return with(build(), append([]any{"repository", repository, "docker_image_tag", "made"}, more...)...)
 	}
 	from := func(ref string) map[string]string {
-		return map[string]string{"Dockerfile": "FROM " + ref + "\nRUN [\"/poke\", \"true\", \"" + ref + "\"]\n"}
+		return map[string]string{"Dockerfile": "FROM " + ref + "\nRUN [\"/probe\", \"true\", \"" + ref + "\"]\n"}
 	}
 
 	t.Run("open", func(t *testing.T) {
-		s.one("open-run", nil, runs("tool", "1", "/poke true", other(open)...)).ok(t, "poked")
-		s.one("open-from", from(open.host+"/tool:1"), build()).ok(t, "poked")
+		s.one("open-run", nil, runs("tool", "1", "/probe true", other(open)...)).ok(t, "it is true")
+		s.one("open-from", from(open.host+"/tool:1"), build()).ok(t, "it is true")
 		s.one("open-push", from(open.host+"/tool:1"), builds("team/Made", other(open)...)).ok(t, "Pushed "+open.host+"/team/made:made")
 		open.digest("team/made:made")
 		if n := open.asked("/blobs/sha256:"); n > 12 { // once each, not for every use
@@ -61,39 +61,39 @@ func TestRegistries(t *testing.T) {
 	t.Run("logins", func(t *testing.T) {
 		for name, o := range map[string]*outside{"basic": basic, "bearer": bearer} {
 			good := "pass-" + name + "-word"
-			s.one(name+"-run", nil, runs("tool", "1", "/poke true", ann(o, good)...)).ok(t, "poked")
+			s.one(name+"-run", nil, runs("tool", "1", "/probe true", ann(o, good)...)).ok(t, "it is true")
 			d := s.one(name+"-push", from(o.host+"/other:1"), builds("made", ann(o, good)...))
 			d.ok(t, "Pushed "+o.host+"/made:made")
 			if strings.Contains(d.text(), good) || o.digest("made:made") == "" {
 				t.Error(d.text())
 			}
 			refused := []string{o.host, "ann"}
-			s.one(name+"-wrong-run", nil, runs("third", "1", "/poke true", ann(o, "wrong-"+good)...)).failed(t, refused, good)
+			s.one(name+"-wrong-run", nil, runs("third", "1", "/probe true", ann(o, "wrong-"+good)...)).failed(t, refused, good)
 			s.one(name+"-wrong-from", from(o.host+"/third:1"), builds("made", ann(o, "wrong-"+good)...)).failed(t, refused, good)
 			s.one(name+"-wrong-push", from(open.host+"/tool:1"), builds("never", ann(o, "wrong-"+good)...)).failed(t, refused, good)
-			s.one(name+"-none", nil, runs("third", "1", "/poke true", other(o)...)).failed(t, []string{o.host, "login"})
+			s.one(name+"-none", nil, runs("third", "1", "/probe true", other(o)...)).failed(t, []string{o.host, "login"})
 			if _, err := crane.Digest(o.host+"/never:made", o.opts...); err == nil {
 				t.Error("an image was pushed with a wrong login")
 			}
 		}
 	})
 	t.Run("certificates", func(t *testing.T) {
-		s.one("strange-run", nil, runs("tool", "1", "/poke true", other(unknown)...)).failed(t, []string{unknown.host, "certificate"})
-		s.one("insecure-run", nil, runs("tool", "1", "/poke true", other(unknown, "insecure_registry", true)...)).ok(t, "poked")
+		s.one("strange-run", nil, runs("tool", "1", "/probe true", other(unknown)...)).failed(t, []string{unknown.host, "certificate"})
+		s.one("insecure-run", nil, runs("tool", "1", "/probe true", other(unknown, "insecure_registry", true)...)).ok(t, "it is true")
 		s.one("insecure-push", from(open.host+"/tool:1"), builds("made", other(unknown, "insecure_registry", true)...)).ok(t, "Pushed "+unknown.host+"/made:made")
 		unknown.digest("made:made")
 	})
 	t.Run("nothing there", func(t *testing.T) {
-		s.one("no-image", nil, runs("none", "7", "/poke true", other(open)...)).failed(t, []string{open.host + "/none:7", "not found"})
+		s.one("no-image", nil, runs("none", "7", "/probe true", other(open)...)).failed(t, []string{open.host + "/none:7", "not found"})
 		s.one("no-from", from(open.host+"/none:7"), build()).failed(t, []string{open.host + "/none:7", "not found"})
 		closed := freePort(t)
-		s.one("no-registry", nil, runs("tool", "1", "/poke true", "docker_registry", "OTHER", "registry", closed)).failed(t, []string{closed, "refused"})
+		s.one("no-registry", nil, runs("tool", "1", "/probe true", "docker_registry", "OTHER", "registry", closed)).failed(t, []string{closed, "refused"})
 		s.one("no-registry-from", from(closed+"/tool:1"), build()).failed(t, []string{closed, "refused"})
 		s.one("no-registry-push", from(open.host+"/tool:1"), builds("made", "docker_registry", "OTHER", "registry", closed)).failed(t, []string{closed, "refused"})
 	})
 	t.Run("mirror", func(t *testing.T) {
-		s.one("mirror-run", nil, runs("mirrored.example/far/tool", "1", "/poke true")).ok(t, "poked")
-		s.one("mirror-from", from("tool:1"), build()).ok(t, "poked")
+		s.one("mirror-run", nil, runs("mirrored.example/far/tool", "1", "/probe true")).ok(t, "it is true")
+		s.one("mirror-from", from("tool:1"), build()).ok(t, "it is true")
 		if open.asked("/far/tool/") == 0 || open.asked("/library/tool/") == 0 {
 			t.Error("the mirror was not asked")
 		}
@@ -131,7 +131,7 @@ func (s *server) hosts(t *testing.T, name, ref string) {
 		func() error { return j.host(ctx, "web", ref) },
 		func() error { _, err := j.running(ctx, "web"); return err },
 		func() error { return j.route(ctx, name+".localhost", "web") },
-		func() error { _, err := s.answers(ctx, name+".localhost", 200, "poke"); return err },
+		func() error { _, err := s.answers(ctx, name+".localhost", 200, "tool"); return err },
 	} {
 		if err := f(); err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -233,8 +233,8 @@ func TestStandardClient(t *testing.T) {
 	s.give(img, "default/some/tool:1")
 	s.give(img, "default/some/tool:2")
 	// What it was given runs, is built from, and comes back the same.
-	s.one("use", map[string]string{"Dockerfile": "FROM slipway.local/default/some/tool:2\nRUN [\"/poke\", \"true\"]\n"}, build(),
-		runs(s.listen+"/default/some/tool", "1", "/poke true")).ok(t, "poked")
+	s.one("use", map[string]string{"Dockerfile": "FROM slipway.local/default/some/tool:2\nRUN [\"/probe\", \"true\"]\n"}, build(),
+		runs(s.listen+"/default/some/tool", "1", "/probe true")).ok(t, "it is true")
 	got, err := crane.Pull(s.listen+"/default/some/tool:1", s.own()...)
 	if err != nil {
 		t.Fatal(err)

@@ -1,5 +1,5 @@
 // Command probe is what the end-to-end tests run in containers: it counts,
-// serves, and tells who it is.
+// serves, dials, and tells who it is and what it was given.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: probe serve | lines N EVERY [FILE] | cat FILE"))
+		fail(fmt.Errorf("usage: probe serve | lines N EVERY [FILE] | cat FILE | dial ADDRESS... | tell [FILE] | web | true"))
 	}
 	switch os.Args[1] {
 	case "serve":
@@ -30,6 +30,14 @@ func main() {
 		b, err := os.ReadFile(os.Args[2])
 		_, _ = os.Stdout.Write(b)
 		fail(err)
+	case "dial":
+		dial(os.Args[2:])
+	case "tell":
+		fail(tell(os.Args[2:]))
+	case "web":
+		fail(web())
+	case "true":
+		fmt.Println("it is true")
 	default:
 		fail(fmt.Errorf("no such thing: %s", os.Args[1]))
 	}

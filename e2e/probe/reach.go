@@ -1,5 +1,3 @@
-// Command poke is what the end-to-end tests of isolation and secrets run in
-// containers: it dials, tells what it is given, and answers.
 package main
 
 import (
@@ -11,31 +9,6 @@ import (
 	"sync"
 	"time"
 )
-
-func main() {
-	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: poke dial ADDRESS... | tell [FILE] | web | true"))
-	}
-	switch os.Args[1] {
-	case "dial":
-		dial(os.Args[2:])
-	case "tell":
-		fail(tell(os.Args[2:]))
-	case "web":
-		fail(web())
-	case "true":
-		fmt.Println("poked")
-	default:
-		fail(fmt.Errorf("no such thing: %s", os.Args[1]))
-	}
-}
-
-func fail(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "poke:", err)
-		os.Exit(1)
-	}
-}
 
 // dial tries every address and says which answer.
 func dial(addresses []string) {
@@ -91,7 +64,7 @@ func web() error {
 	}
 	fmt.Println("addresses", strings.Join(l, " "))
 	s := &http.Server{Addr: ":8080", ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, `{"version":"poke"}`)
+		fmt.Fprintln(w, `{"version":"tool"}`)
 	})}
 	return s.ListenAndServe()
 }
