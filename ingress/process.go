@@ -61,10 +61,11 @@ type Process struct {
 
 // Bounds of waiting for the process.
 const (
-	startTimeout = 10 * time.Second
-	reviveFirst  = 50 * time.Millisecond
-	reviveMax    = time.Second
-	pollEvery    = 20 * time.Millisecond
+	startTimeout  = 10 * time.Second
+	answerTimeout = 5 * time.Second
+	reviveFirst   = 50 * time.Millisecond
+	reviveMax     = time.Second
+	pollEvery     = 20 * time.Millisecond
 )
 
 // Start gives a Process when its listeners are open. One that runs is taken
@@ -131,13 +132,17 @@ func (p *Process) ensure(ctx context.Context) error {
 	return nil
 }
 
-// afterLocked waits until the other process answers or is gone.
+// afterLocked waits until the other process answers or is gone. One that hangs
+// serves nobody, and is ended.
 func (p *Process) afterLocked(ctx context.Context) error {
 	t := time.NewTicker(5 * pollEvery)
 	defer t.Stop()
 	for {
 		if _, err := p.hello(ctx); err == nil {
 			return nil
+		} else if errors.Is(err, errSilent) {
+			pid, err := kill(ctx, p.cfg.RunDir)
+			p.log.Warn("the ingress process does not answer and is killed", "pid", pid, "err", err)
 		}
 		if err := p.spawn(ctx, false); !errors.Is(err, errLocked) {
 			return err
@@ -151,9 +156,16 @@ func (p *Process) afterLocked(ctx context.Context) error {
 }
 
 func (p *Process) hello(ctx context.Context) (response, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Second, errors.New("the ingress process does not answer"))
+	return askSoon(ctx, p.cfg.RunDir, request{Op: "hello"})
+}
+
+var errSilent = errors.New("the ingress process does not answer")
+
+// askSoon is ask of what is answered at once, else it is errSilent.
+func askSoon(ctx context.Context, runDir string, q request) (response, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSilent)
 	defer cancel()
-	return ask(ctx, p.cfg.RunDir, request{Op: "hello"})
+	return ask(ctx, runDir, q)
 }
 
 // supervise starts the process again when it dies.
@@ -357,7 +369,10 @@ func (p *Process) Stop(ctx context.Context) error {
 // StopRunning ends the ingress process of a run dir, if one runs, and waits
 // until it is gone.
 func StopRunning(ctx context.Context, cfg Config) error {
-	r, err := ask(ctx, cfg.RunDir, request{Op: "stop"})
+	r, err := askSoon(ctx, cfg.RunDir, request{Op: "stop"})
+	if errors.Is(err, errSilent) {
+		r.PID, err = kill(ctx, cfg.RunDir)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("stop the ingress process: %w", context.Cause(ctx))
@@ -374,6 +389,29 @@ func StopRunning(ctx context.Context, cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// kill kills the process of a run dir, which listens but does not answer.
+func kill(ctx context.Context, runDir string) (pid int, err error) {
+	c, err := dialControl(ctx, runDir)
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	rc, err := c.conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := rc.Control(func(fd uintptr) {
+		var cred *unix.Ucred
+		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		return 0, fmt.Errorf("whose socket it is: %w", err)
+	}
+	return pid, unix.Kill(pid, unix.SIGKILL)
 }
 
 // gone tells whether a process has ended; one that waits to be reaped has.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -196,29 +195,6 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
-func TestStopLeavesNothing(t *testing.T) {
-	t.Parallel()
-	cfg := config(t)
-	p := start(t, cfg)
-	pid := p.PID()
-	addr, _ := p.Addrs()
-	if err := p.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if !gone(pid) {
-		t.Error("the process is still there")
-	}
-	if _, err := net.Dial("tcp", addr); err == nil {
-		t.Error("somebody answers")
-	}
-	if l, _ := filepath.Glob(cfg.RunDir + "/*"); len(l) > 0 {
-		t.Errorf("left: %v", l)
-	}
-	if err := StopRunning(t.Context(), cfg); err != nil {
-		t.Errorf("stop of nothing: %v", err)
-	}
-}
-
 // TestHandoverUnderLoad replaces the process again and again while requests
 // run on fresh and on kept connections, and wants not one of them to fail.
 func TestHandoverUnderLoad(t *testing.T) {
@@ -376,31 +352,6 @@ func TestHandoverKeepsWebSockets(t *testing.T) {
 	if gone(q.PID()) {
 		t.Error("the new process ended")
 	}
-	p.reap()
-}
-
-// TestStopEndsDrainingProcesses stops while a predecessor still drains.
-func TestStopEndsDrainingProcesses(t *testing.T) {
-	t.Parallel()
-	cfg := config(t)
-	cfg.build = "old"
-	p := start(t, cfg)
-	addr, _ := p.Addrs()
-	echo := websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }}
-	set(t, p, table(1, map[string][]Route{"ws.example": to(backend(t, echo.ServeHTTP))}))
-	ws, err := dialWebSocket(addr, "ws.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ws.Close()
-	old := p.PID()
-	_ = p.Close()
-	cfg.build = "new"
-	q := start(t, cfg)
-	if err := q.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the draining one ends too", func() bool { return gone(old) })
 	p.reap()
 }
 

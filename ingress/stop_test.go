@@ -1,0 +1,94 @@
+package ingress
+
+import (
+	"context"
+	"io"
+	"net"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/net/websocket"
+)
+
+func TestStopLeavesNothing(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	p := start(t, cfg)
+	pid := p.PID()
+	addr, _ := p.Addrs()
+	if err := p.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !gone(pid) {
+		t.Error("the process is still there")
+	}
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("somebody answers")
+	}
+	if l, _ := filepath.Glob(cfg.RunDir + "/*"); len(l) > 0 {
+		t.Errorf("left: %v", l)
+	}
+	if err := StopRunning(t.Context(), cfg); err != nil {
+		t.Errorf("stop of nothing: %v", err)
+	}
+}
+
+// TestStopEndsDrainingProcesses stops while a predecessor still drains.
+func TestStopEndsDrainingProcesses(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	cfg.build = "old"
+	p := start(t, cfg)
+	addr, _ := p.Addrs()
+	echo := websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }}
+	set(t, p, table(1, map[string][]Route{"ws.example": to(backend(t, echo.ServeHTTP))}))
+	ws, err := dialWebSocket(addr, "ws.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	old := p.PID()
+	_ = p.Close()
+	cfg.build = "new"
+	q := start(t, cfg)
+	if err := q.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the draining one ends too", func() bool { return gone(old) })
+	p.reap()
+}
+
+// TestHungProcess has a process that was stopped: the next start puts another in
+// its place, and stop ends it.
+func TestHungProcess(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	p := start(t, cfg)
+	b := backend(t, say("hello"))
+	set(t, p, table(1, map[string][]Route{"a.localhost": to(b)}))
+	hung := p.PID()
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	next := start(t, cfg)
+	if next.PID() == hung {
+		t.Error("the hung one was taken over")
+	}
+	addr, _ := next.Addrs()
+	wantGet(t, client(t, addr), "http://a.localhost/", 200, "hello") // its last table
+	if err := next.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(next.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*answerTimeout)
+	defer cancel()
+	if err := StopRunning(ctx, cfg); err != nil {
+		t.Error(err)
+	}
+}
