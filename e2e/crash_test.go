@@ -306,7 +306,7 @@ func newLane(t *testing.T, env ...string) *lane {
 	t.Helper()
 	l := &lane{server: newServer(t)}
 	l.where = filepath.Join(l.dir, "crash")
-	l.env = append(env, "SLIPWAY_CRASH=@"+l.where)
+	l.env = append([]string{"SLIPWAY_CRASH=@" + l.where}, env...)
 	var err error
 	if l.steady, err = l.hostSteady(t.Context()); err != nil {
 		t.Fatal(err)
