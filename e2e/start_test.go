@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -351,6 +352,31 @@ func TestStartBare(t *testing.T) {
 	s.start(nil)
 	if _, err := s.hostSteady(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestStartTerminated asks servers to go before they are ready: that is no
+// failure, whatever they were about to do.
+func TestStartTerminated(t *testing.T) {
+	t.Parallel()
+	s := noServer(t)
+	for _, sign := range []string{"lock", "slipway.db", "admin-token", "engine", "ingress", "git"} {
+		s.launch(nil)
+		until(t, 20*time.Second, sign+" is there", func() error {
+			if b, err := os.ReadFile(filepath.Join(s.data, "lock")); err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(s.cmd.Process.Pid) {
+				return fmt.Errorf("the lock says %q, %w", b, err) // before it no signal is heard
+			}
+			_, err := os.Lstat(filepath.Join(s.data, sign))
+			return err
+		})
+		s.terminate()
+		if code := s.cmd.ProcessState.ExitCode(); code != 0 {
+			t.Errorf("asked when %s was there it ended with %s:\n%s", sign, s.cmd.ProcessState, tail(s.said(), 5))
+		}
+	}
+	s.start(nil)
+	if strings.Contains(s.said(), "slipway: ") {
+		t.Errorf("it complained:\n%s", s.said())
 	}
 }
 

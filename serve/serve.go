@@ -78,6 +78,10 @@ func Run(ctx context.Context, cfg Config, v Version, out, logTo io.Writer) (err 
 	s := &Server{cfg: cfg, version: v, log: newLogger(cfg, logTo), ready: make(chan struct{}), going: make(chan struct{}), started: time.Now()}
 	defer func() { err = errors.Join(err, s.close()) }()
 	if err := s.open(ctx); err != nil {
+		if ctx.Err() != nil { // nothing failed: somebody asked
+			s.log.Info("asked to end before it was ready", "while", err)
+			return nil
+		}
 		return err
 	}
 	return s.run(ctx, out)
