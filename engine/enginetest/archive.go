@@ -3,6 +3,7 @@ package enginetest
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -27,6 +28,8 @@ type Image struct {
 	Name   string
 	Config ocispec.Image
 	Layer  []byte // a tar
+
+	ConfigType string // "": that of images
 }
 
 // Shell is an image with a shell and its tools, a user "app" (1000) and the
@@ -108,7 +111,7 @@ func (i Image) blobs(t testing.TB) (manifest ocispec.Descriptor, all map[digest.
 	}
 	layer := add(ocispec.MediaTypeImageLayer, i.Layer)
 	i.Config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.Digest}}
-	config := add(ocispec.MediaTypeImageConfig, marshal(t, i.Config))
+	config := add(cmp.Or(i.ConfigType, ocispec.MediaTypeImageConfig), marshal(t, i.Config))
 	return add(ocispec.MediaTypeImageManifest, marshal(t, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: config, Layers: []ocispec.Descriptor{layer},

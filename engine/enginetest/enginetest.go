@@ -56,6 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) *Harness) {
 	t.Run("Workloads", s.workloads)
 	t.Run("Volumes", s.volumes)
 	t.Run("Images", s.images)
+	t.Run("Load", s.loads)
 	t.Run("Blobs", s.blobs)
 	t.Run("Owners", s.owners)
 }

@@ -118,6 +118,9 @@ func (w *world) loadOCI(files map[string][]byte, b []byte) ([]engine.LoadedImage
 		if _, err := w.putManifest("", c.body); err != nil {
 			return nil, broken("%w", err)
 		}
+		if err := w.unpackable(m.Digest.String(), true); err != nil {
+			return nil, broken("%w", err)
+		}
 		img, err := w.inspect(m.Digest.String(), "")
 		if err != nil {
 			return nil, broken("%w", err)
@@ -169,6 +172,9 @@ func (w *world) loadDocker(files map[string][]byte, b []byte) ([]engine.LoadedIm
 		if err != nil {
 			return nil, broken("%w", err)
 		}
+		if err := w.unpackable(d, true); err != nil {
+			return nil, broken("%w", err)
+		}
 		img, err := w.inspect(d, "")
 		if err != nil {
 			return nil, broken("%w", err)
@@ -185,6 +191,42 @@ func (w *world) loadDocker(files map[string][]byte, b []byte) ([]engine.LoadedIm
 		return nil, broken("no image is in it")
 	}
 	return out, nil
+}
+
+// unpackable checks that containers could be made of an image. w.mu is held.
+func (w *world) unpackable(d string, alone bool) error {
+	var m struct {
+		Config    ocispec.Descriptor
+		Layers    []ocispec.Descriptor
+		Manifests []ocispec.Descriptor
+	}
+	b := w.blobs[d]
+	if b == nil {
+		return nil // a platform that was left out
+	}
+	if err := json.Unmarshal(b.body, &m); err != nil {
+		return err
+	}
+	for _, c := range m.Manifests {
+		if err := w.unpackable(c.Digest.String(), false); err != nil {
+			return err
+		}
+	}
+	if m.Manifests != nil || m.Config.MediaType != ocispec.MediaTypeImageConfig && !alone {
+		return nil
+	}
+	if m.Config.MediaType != ocispec.MediaTypeImageConfig {
+		return fmt.Errorf("%s is no image: its configuration is of the type %q", d, m.Config.MediaType)
+	}
+	for _, l := range m.Layers {
+		if !alone && !strings.Contains(l.MediaType, ".layer.") {
+			continue
+		}
+		if _, err := untar(bytes.NewReader(w.blobs[l.Digest.String()].body)); err != nil {
+			return fmt.Errorf("layer %s of %s (%s) cannot be unpacked: %w", l.Digest, d, l.MediaType, err)
+		}
+	}
+	return nil
 }
 
 // Export implements engine.Images.

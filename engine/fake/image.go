@@ -1,9 +1,12 @@
 package fake
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"runtime"
 	"slices"
@@ -41,12 +44,23 @@ func newConfig(cmd []string) config {
 
 // make stores an image with one layer. w.mu is held.
 func (w *world) make(cfg config, layer string) (string, error) {
-	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString(layer)}}
+	var files bytes.Buffer
+	t := tar.NewWriter(&files)
+	if err := t.WriteHeader(&tar.Header{Name: "layer", Mode: 0o644, Size: int64(len(layer))}); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(t, layer); err != nil {
+		return "", err
+	}
+	if err := t.Close(); err != nil {
+		return "", err
+	}
+	cfg.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(files.Bytes())}}
 	cb, err := json.Marshal(cfg)
 	if err != nil {
 		return "", err
 	}
-	ld, cd := w.put([]byte(layer)), w.put(cb)
+	ld, cd := w.put(files.Bytes()), w.put(cb)
 	ld.MediaType, cd.MediaType = ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageConfig
 	mb, err := json.Marshal(ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Config: cd, Layers: []ocispec.Descriptor{ld},

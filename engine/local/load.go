@@ -1,6 +1,7 @@
 package local
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -142,6 +143,9 @@ func (e *Engine) load(ctx context.Context, r io.Reader) ([]engine.LoadedImage, e
 		if err := e.link(ctx, m, has, 0); err != nil {
 			return nil, badArchive(ctx, err)
 		}
+		if err := e.unpackable(ctx, m, true); err != nil {
+			return nil, badArchive(ctx, err)
+		}
 		img, err := e.inspectAny(ctx, m.Digest.String())
 		if err != nil {
 			return nil, badArchive(ctx, err)
@@ -239,6 +243,56 @@ func (e *Engine) link(ctx context.Context, desc ocispec.Descriptor, has map[dige
 	}
 	h := images.SetChildrenLabels(e.content, images.ChildrenHandler(e.content))
 	_, err = h(ctx, desc)
+	return err
+}
+
+// unpackable checks, without unpacking all of it, that containers can be made of
+// an image: that it is one, and that its layers begin as archives of files do. Of
+// an index what is no image, an attestation say, may be beside the images.
+func (e *Engine) unpackable(ctx context.Context, desc ocispec.Descriptor, alone bool) error {
+	children, err := images.Children(ctx, e.content, desc)
+	if err != nil {
+		return err
+	}
+	for n, c := range children {
+		if _, err := e.content.Info(ctx, c.Digest); errdefs.IsNotFound(err) {
+			continue // a platform that was left out
+		}
+		switch {
+		case images.IsIndexType(desc.MediaType):
+			err = e.unpackable(ctx, c, false)
+		case n == 0 && !images.IsConfigType(c.MediaType):
+			if alone {
+				return fmt.Errorf("%s is no image: its configuration is of the type %q: %w", desc.Digest, c.MediaType, errdefs.ErrInvalidArgument)
+			}
+			return nil
+		case n > 0 && (alone || images.IsLayerType(c.MediaType)):
+			if err = e.beginsAsTar(ctx, c); err != nil {
+				err = fmt.Errorf("layer %s of %s (%s) cannot be unpacked: %w: %w", c.Digest, desc.Digest, c.MediaType, errdefs.ErrInvalidArgument, err)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beginsAsTar reads the first header of a layer.
+func (e *Engine) beginsAsTar(ctx context.Context, layer ocispec.Descriptor) error {
+	ra, err := e.content.ReaderAt(ctx, layer)
+	if err != nil {
+		return err
+	}
+	defer ra.Close()
+	z, err := compression.DecompressStream(io.NewSectionReader(ra, 0, ra.Size()))
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	if _, err = tar.NewReader(z).Next(); errors.Is(err, io.EOF) {
+		return nil // no files
+	}
 	return err
 }
 
