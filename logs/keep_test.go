@@ -2,7 +2,9 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +27,9 @@ func mode(t *testing.T, dir string) string {
 		w := fmt.Sprint(s.K)
 		if s.Plain {
 			st, err := os.Stat(filepath.Join(dir, segment.Name(s.K)))
+			if errors.Is(err, fs.ErrNotExist) {
+				return mode(t, dir) // it was compressed just now
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -62,7 +62,7 @@ func (s *Sources) receive(w http.ResponseWriter, r *http.Request, id project.ID,
 	err = p.run(ctx, r.Context(), cmd, in)
 	if err != nil {
 		slog.Warn("push failed", "room", "source", "project", string(id), "error", err)
-		return ended(p.out.n, err)
+		return s.ended(w, r, p.out.n, err)
 	}
 	return nil
 }

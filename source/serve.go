@@ -19,7 +19,10 @@ import (
 	"slipway/project"
 )
 
-const maxAsking = 64 << 20 // bytes of what a fetch says it wants and has
+const (
+	maxAsking  = 64 << 20 // bytes of what a fetch says it wants and has
+	maxRefused = 1 << 20  // of a body that was refused, which are read all the same
+)
 
 // Handler serves /git/<workspace>/<project>.git; authenticate finds the actor
 // of a request, or writes the refusal and gives ok false. Whoever comes without
@@ -287,17 +290,23 @@ var malformed = regexp.MustCompile(`(?i)protocol error|bad line length|hung up u
 // ended is the answer to a request that git did not do. As long as nothing was
 // sent it says what is wrong with the body; later on, or if the fault is ours,
 // the answer is cut off, which is what git's clients understand.
-func ended(sent int64, err error) error {
+func (s *Sources) ended(w http.ResponseWriter, r *http.Request, sent int64, err error) error {
 	var no *refusal
 	var g *gitError
 	switch {
 	case sent > 0:
+		return gone(err)
 	case errors.As(err, &no):
-		return no
 	case errors.As(err, &g) && malformed.MatchString(g.text):
-		return &refusal{http.StatusBadRequest, "the body is not what git sends: " + g.text}
+		no = &refusal{http.StatusBadRequest, "the body is not what git sends: " + g.text}
+	default:
+		return gone(err)
 	}
-	return gone(err)
+	// A client listens when it has sent everything; and where a body was not
+	// read to its end, the server cannot read the next request.
+	w.Header().Set("Connection", "close")
+	_, _ = io.Copy(io.Discard, io.LimitReader(&patient{r.Body, http.NewResponseController(w), s.idle}, maxRefused))
+	return no
 }
 
 type patient struct {
@@ -368,7 +377,7 @@ func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version st
 	if err := cmd.Wait(); err != nil {
 		err = c.failed(ctx, err, errs.String())
 		slog.Info("git upload-pack ended early", "room", "source", "repository", dir, "error", err)
-		return ended(out.n, err)
+		return s.ended(w, r, out.n, err)
 	}
 	return nil
 }
