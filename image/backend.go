@@ -250,10 +250,9 @@ func (b *backend) Tags(ctx context.Context, name, after string) iter.Seq2[string
 
 // empty tells whether a list has nothing in it, not even an error.
 func empty[T any](list iter.Seq2[T, error]) bool {
-	for range list {
-		return false
-	}
-	return true
+	some := false
+	list(func(T, error) bool { some = true; return false })
+	return !some
 }
 
 // writeList answers with a list, which may be empty; ociserver would write null
