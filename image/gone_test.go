@@ -1,0 +1,140 @@
+package image
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/crane"
+
+	"slipway/db"
+	"slipway/engine"
+	"slipway/project"
+)
+
+func TestUntaggedManifestsGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	old, now := randomImage(t, 100, 1), randomImage(t, 100, 1)
+	w.push(old, "team/app:v1")
+	w.push(now, "team/app:v1")
+	age := func() {
+		w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+			_, err := tx.Exec(`UPDATE image_manifests SET touched = ?`, db.Micros(tx.Now.Add(-2*looseFor)))
+			return err
+		}))
+	}
+	w.must(w.images.look(ctx))
+	if n := w.count(`SELECT count(*) FROM image_manifests`); n != 2 {
+		t.Errorf("%d manifests, want 2: it is too early", n)
+	}
+	age()
+	w.must(w.images.look(ctx))
+	if n := w.count(`SELECT count(*) FROM image_manifests`); n != 1 {
+		t.Errorf("%d manifests, want 1", n)
+	}
+	w.eng.Collect()
+	if _, err := w.store.Inspect(ctx, imageDigest(t, old), ""); !errdefs.IsNotFound(err) {
+		t.Errorf("the old one is still held: %v", err)
+	}
+	if got, err := crane.Digest(w.host+"/team/app:v1", w.as(w.ann)...); err != nil || got != imageDigest(t, now) {
+		t.Errorf("the tag: %s, %v", got, err)
+	}
+}
+
+func TestImagesOfARemovedProjectGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	p, err := w.projects.Create(ctx, w.annA, w.team.ID, project.New{Name: "app"})
+	w.must(err)
+	built, taken, run := w.eng.Image("echo built"), w.eng.Image("echo taken over"), w.eng.Image("echo of a revision")
+	w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+		if err := Keep(tx, "revision/1", run, time.Time{}); err != nil {
+			return err
+		}
+		for _, x := range []struct{ digest, name string }{{built, "team/app:1"}, {taken, "team/app:2"}, {taken, "team/shared:1"}, {run, "team/gone:1"}} {
+			if err := w.images.TagIn(tx, w.annA, w.team.ID, p.ID, x.digest, x.name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	w.must(w.images.SetPublic(ctx, w.annA, w.team.ID, "team/gone", true))
+	w.must(w.images.Tag(ctx, w.annA, w.team.ID, taken, "team/shared:1")) // by hand: nobody's but the workspace's
+	names := func() (list []string) {
+		tags, err := w.images.Tags(ctx, w.annA, w.team.ID, "")
+		w.must(err)
+		for _, tag := range tags {
+			list = append(list, tag.Repository+":"+tag.Tag)
+		}
+		slices.Sort(list)
+		return list
+	}
+	age := func() {
+		w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+			old := db.Micros(tx.Now.Add(-2 * looseFor))
+			_, err := tx.Exec(`UPDATE image_manifests SET touched = ?`, old)
+			if err == nil {
+				_, err = tx.Exec(`UPDATE image_repositories SET created = ?, pushed = ?`, old, old)
+			}
+			return err
+		}))
+	}
+	all := []string{"team/app:1", "team/app:2", "team/gone:1", "team/shared:1"}
+	w.must(w.projects.Delete(ctx, w.annA, p.ID))
+	w.must(w.images.look(ctx)) // which also finds out what the images are of
+	age()
+	_, err = w.projects.Remove(ctx, time.Hour)
+	w.must(err)
+	w.must(w.images.look(ctx))
+	if got := names(); !slices.Equal(got, all) {
+		t.Errorf("while it can be restored: %v", got)
+	}
+	_, err = w.projects.Remove(ctx, -time.Second)
+	w.must(err)
+	w.must(w.images.look(ctx))
+	if got := names(); !slices.Equal(got, []string{"team/shared:1"}) {
+		t.Errorf("of a removed project: %v", got)
+	}
+	if n := w.count(`SELECT count(*) FROM image_repositories`); n != 1 {
+		t.Errorf("%d repositories, want 1", n)
+	}
+	for _, d := range []string{built, taken, run} {
+		w.must(w.store.Release(ctx, "test/"+d))
+	}
+	w.eng.Collect()
+	if _, err := w.store.Inspect(ctx, built, ""); !errdefs.IsNotFound(err) {
+		t.Errorf("its image is still held: %v, %v", err, w.holds())
+	}
+	for _, d := range []string{taken, run} {
+		if _, err := w.store.Inspect(ctx, d, ""); err != nil {
+			t.Errorf("an image that somebody else has: %v", err)
+		}
+	}
+	w.must(w.images.Tag(ctx, w.annA, w.team.ID, taken, "team/gone:1"))
+	if _, err := w.images.Resolve(ctx, Request{Workspace: w.rivals.ID, Ref: "slipway.local/team/gone:1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("a new repository is as public as the one before it: %v", err)
+	}
+}
+
+// An image that would be here is asked for nowhere else.
+func TestOwnImageThatIsMissing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, ref := range []string{"slipway.local/team/none", "registry.example:5000/team/none:v1", "slipway.local/nobody/none", "slipway.local/rivals/none"} {
+		if d, err := w.images.Lookup(t.Context(), w.team.ID, ref); d != "" || !errors.Is(err, engine.ErrNoImage) || !errdefs.IsNotFound(err) {
+			t.Errorf("lookup of %s: %q, %v", ref, d, err)
+		}
+		want := "image " + ref + ": no such image: not found"
+		if _, err := w.images.Resolve(t.Context(), Request{Workspace: w.team.ID, Ref: ref, Refresh: true}); !errors.Is(err, engine.ErrNoImage) || err.Error() != want {
+			t.Errorf("resolve of %s: %v", ref, err)
+		}
+	}
+	if _, err := w.images.Lookup(t.Context(), w.team.ID, "example.com/team/none"); !errdefs.IsNotFound(err) || errors.Is(err, engine.ErrNoImage) {
+		t.Errorf("of another registry: %v", err)
+	}
+}
