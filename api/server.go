@@ -369,7 +369,9 @@ func (d *dialect) fail(w http.ResponseWriter, r *http.Request, q *request, err e
 		q.err = err
 	}
 	if rec, ok := w.(*recorder); ok && rec.status != 0 {
-		return // the answer has begun; the line in the log has the error
+		// What has begun must not end like a whole answer; the line in the log has
+		// the error.
+		panic(http.ErrAbortHandler)
 	}
 	d.Fail(w, r, status, err)
 }
