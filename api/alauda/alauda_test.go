@@ -360,12 +360,12 @@ func TestRights(t *testing.T) {
 	w := newWorld(t)
 	w.simple("app", master)
 	for _, c := range []struct {
-		scopes []access.Scope
-		status int
+		scopes      []access.Scope
+		status, bad int
 	}{
-		{[]access.Scope{access.ProjectManage}, 403},
-		{[]access.Scope{access.ExecutionManage}, 403},
-		{[]access.Scope{access.ExecutionManage, access.ProjectManage}, 201},
+		{[]access.Scope{access.ProjectManage}, 403, 403},
+		{[]access.Scope{access.ExecutionManage}, 403, 403},
+		{[]access.Scope{access.ExecutionManage, access.ProjectManage}, 201, 400},
 	} {
 		_, token, err := w.h.Access.CreateToken(t.Context(), w.admin, access.NewToken{Name: fmt.Sprint(c.status), Scopes: c.scopes})
 		w.must(err)
@@ -374,6 +374,9 @@ func TestRights(t *testing.T) {
 		body := fmt.Sprintf(`{"repo_name":"made","build_config":{"code_repo_client":"Simple","code_repo_clone_url":"%s/open/o/test","tag_configs":[%s]}}`, w.vars["git"], master)
 		if rec := w.ask("POST", "/v1/repositories/alauda", body); rec.Code != c.status {
 			t.Errorf("%v: %d %s", c.scopes, rec.Code, rec.Body)
+		}
+		if rec := w.ask("POST", "/v1/repositories/alauda", `{"repo_name":"-","build_config":{}}`); rec.Code != c.bad {
+			t.Errorf("%v, bad input: %d %s", c.scopes, rec.Code, rec.Body)
 		}
 		w.token = admin
 	}

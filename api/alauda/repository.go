@@ -124,12 +124,17 @@ func (c *buildConfigBody) tags(prefix string, bad *project.Invalid) []keptTag {
 // createRepository makes the project, links it to its code and makes a
 // pipeline for each tag config.
 func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	var b repositoryBody
-	if err := api.Decode(w, r, &b); err != nil {
-		return err
-	}
 	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("namespace"))
 	if err != nil {
+		return err
+	}
+	for _, scope := range []access.Scope{access.ProjectManage, access.ExecutionManage} { // who may not is told nothing of the body
+		if err := by.May(ws.ID, scope); err != nil {
+			return err
+		}
+	}
+	var b repositoryBody
+	if err := api.Decode(w, r, &b); err != nil {
 		return err
 	}
 	bad := &project.Invalid{}
