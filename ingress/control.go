@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The control protocol: on a unix socket in the run dir, one JSON object a
@@ -59,6 +61,25 @@ func dialControl(ctx context.Context, runDir string) (*control, error) {
 }
 
 func (c *control) close() { _ = c.conn.Close() }
+
+// peer is the PID of the process that listens, which is known even if it does
+// not answer.
+func (c *control) peer() (pid int, err error) {
+	rc, err := c.conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := rc.Control(func(fd uintptr) {
+		var cred *unix.Ucred
+		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	if err = errors.Join(cerr, err); err == nil && pid < 1 {
+		err = errors.New("a process that cannot be seen from here")
+	}
+	return pid, err
+}
 
 // call asks one question. It ends with ctx.
 func (c *control) call(ctx context.Context, q request) (response, error) {

@@ -138,11 +138,10 @@ func (p *Process) afterLocked(ctx context.Context) error {
 	t := time.NewTicker(5 * pollEvery)
 	defer t.Stop()
 	for {
-		if _, err := p.hello(ctx); err == nil {
+		if r, err := p.hello(ctx); err == nil {
 			return nil
 		} else if errors.Is(err, errSilent) {
-			pid, err := kill(ctx, p.cfg.RunDir)
-			p.log.Warn("the ingress process does not answer and is killed", "pid", pid, "err", err)
+			p.log.Warn("the ingress process does not answer and is killed", "pid", r.PID, "err", kill(r.PID))
 		}
 		if err := p.spawn(ctx, false); !errors.Is(err, errLocked) {
 			return err
@@ -161,11 +160,24 @@ func (p *Process) hello(ctx context.Context) (response, error) {
 
 var errSilent = errors.New("the ingress process does not answer")
 
-// askSoon is ask of what is answered at once, else it is errSilent.
+// askSoon is ask of what is answered at once, else it is errSilent, and the
+// response has the PID of the process that was asked.
 func askSoon(ctx context.Context, runDir string, q request) (response, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSilent)
 	defer cancel()
-	return ask(ctx, runDir, q)
+	c, err := dialControl(ctx, runDir)
+	if err != nil {
+		return response{}, err
+	}
+	defer c.close()
+	r, err := c.call(ctx, q)
+	if errors.Is(err, errSilent) {
+		var perr error
+		if r.PID, perr = c.peer(); perr != nil {
+			return r, fmt.Errorf("the ingress process does not answer, and it is not known which it is: %w", perr)
+		}
+	}
+	return r, err
 }
 
 // supervise starts the process again when it dies.
@@ -370,14 +382,14 @@ func (p *Process) Stop(ctx context.Context) error {
 // until it is gone.
 func StopRunning(ctx context.Context, cfg Config) error {
 	r, err := askSoon(ctx, cfg.RunDir, request{Op: "stop"})
-	if errors.Is(err, errSilent) {
-		r.PID, err = kill(ctx, cfg.RunDir)
+	switch {
+	case errors.Is(err, errSilent):
+		err = kill(r.PID)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+		return nil // nobody listens there
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("stop the ingress process: %w", context.Cause(ctx))
-		}
-		return nil // nobody listens there
+		return fmt.Errorf("stop the ingress process: %w", cause(ctx, err))
 	}
 	t := time.NewTicker(pollEvery)
 	defer t.Stop()
@@ -391,27 +403,13 @@ func StopRunning(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// kill kills the process of a run dir, which listens but does not answer.
-func kill(ctx context.Context, runDir string) (pid int, err error) {
-	c, err := dialControl(ctx, runDir)
-	if err != nil {
-		return 0, err
+// kill kills a process that does not answer. One that went meanwhile is no
+// error.
+func kill(pid int) error {
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill %d: %w", pid, err)
 	}
-	defer c.close()
-	rc, err := c.conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	cerr := rc.Control(func(fd uintptr) {
-		var cred *unix.Ucred
-		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
-		}
-	})
-	if err = errors.Join(cerr, err); err != nil {
-		return 0, fmt.Errorf("whose socket it is: %w", err)
-	}
-	return pid, unix.Kill(pid, unix.SIGKILL)
+	return nil
 }
 
 // gone tells whether a process has ended; one that waits to be reaped has.

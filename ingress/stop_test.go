@@ -4,7 +4,10 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -90,5 +93,65 @@ func TestHungProcess(t *testing.T) {
 	defer cancel()
 	if err := StopRunning(ctx, cfg); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStopOfOneThatIsReplaced has a process that hangs, and another that takes
+// its socket's place while its answer is waited for: the one that was asked is
+// ended.
+func TestStopOfOneThatIsReplaced(t *testing.T) {
+	t.Parallel()
+	cfg, place := config(t), config(t)
+	p, other := start(t, cfg), start(t, place)
+	hung, lives := p.PID(), other.PID()
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- StopRunning(context.WithoutCancel(t.Context()), cfg) }()
+	until(t, "it has been asked", func() bool { // the listener, and a connection to it
+		b, err := os.ReadFile("/proc/net/unix")
+		return err == nil && strings.Count(string(b), socketPath(cfg.RunDir)+"."+strconv.Itoa(hung)+"\n") == 2
+	})
+	if err := os.Remove(socketPath(cfg.RunDir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(socketPath(place.RunDir), socketPath(cfg.RunDir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if !gone(hung) {
+		t.Error("the one that hangs is still there")
+	}
+	if gone(lives) {
+		t.Error("the one that took its place was ended")
+	}
+}
+
+// TestStopThatFails is of a process that lives but does not do it.
+func TestStopThatFails(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	l, err := net.Listen("unix", socketPath(cfg.RunDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
+	if err := StopRunning(t.Context(), cfg); err == nil {
+		t.Error("it is said to be stopped")
 	}
 }
