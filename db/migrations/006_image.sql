@@ -42,13 +42,11 @@ CREATE TABLE image_tags (
   tag        TEXT NOT NULL,
   digest     TEXT NOT NULL,
   user_id    INTEGER NOT NULL,                 -- who tagged, 0: the system
-  project    TEXT REFERENCES projects(id) ON DELETE CASCADE, -- whose execution tagged; who pushed by hand is of none
   updated    INTEGER NOT NULL,
   PRIMARY KEY (repository, tag),
   FOREIGN KEY (repository, digest) REFERENCES image_manifests(repository, digest) ON DELETE CASCADE
 );
 CREATE INDEX image_tags_digest ON image_tags(repository, digest);
-CREATE INDEX image_tags_project ON image_tags(project) WHERE project IS NOT NULL;
 
 CREATE TABLE image_blobs (                     -- uploaded or mounted; needed until a manifest links it
   repository INTEGER NOT NULL REFERENCES image_repositories(id) ON DELETE CASCADE,

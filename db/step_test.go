@@ -1,0 +1,128 @@
+package db
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"testing"
+	"testing/fstest"
+)
+
+// steps are the migrations with the sums of their texts. A store that has been
+// through a step never sees it again, so that a step is never edited: what is
+// to be different is one more.
+var steps = map[string]string{
+	"001_access.sql":   "fbb735208dea66433d1fbf5b54229a09d23687be9ef3944b30f9183a9a1b39f5",
+	"002_project.sql":  "ac34f4805ab438177d69d48eb4d342eabef4c76eb8ad6e05d9f778ff2536333f",
+	"003_secret.sql":   "7ce0ce76e927493fa93ae79f84c0186aca19051dec1447ba886536715281379a",
+	"004_event.sql":    "0fbc5733f3dcf7aa16efcfc249a629b2504a24dcc5c2d4a9d7e233e7d48455df",
+	"005_source.sql":   "39ba5e30da6178bea7376c11ce53812336acc84071750001934cc5fd14872413",
+	"006_image.sql":    "4e291290bc399ccb40a1150326932ef984585efb64ea28b2cfe535b9c50bea30",
+	"007_ingress.sql":  "045845ba3f19f2a245ebadde0318ca2c6ecb27aa9d2553823b1ff9500ebdd3ce",
+	"008_stack.sql":    "3dbab4d3af11d71fff5ef3077a14ece4aac5068b90aaf35e88a03723a6eaf7ec",
+	"009_pipeline.sql": "4048e4d9a2fd01286c5a04553de1fc8834903d799278414a7b2236eb04324a28",
+	"010_image.sql":    "74d46d179e772519924585487c9702e92c7af3663849e9bcc02e142f6b63eba9",
+}
+
+func TestStepsAreOnlyAdded(t *testing.T) {
+	t.Parallel()
+	have, err := fs.Glob(migrations(), "*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range have {
+		text, err := fs.ReadFile(migrations(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := fmt.Sprintf("%x", sha256.Sum256(text))
+		switch steps[name] {
+		case sum:
+		case "":
+			t.Errorf("%s is new: note its sum above, %s; from then on it stays as it is", name, sum)
+		default:
+			t.Errorf("%s is another one than before: stores that have been through it do not get the change; put it back and add a step", name)
+		}
+	}
+	if len(have) < len(steps) {
+		t.Errorf("there were %d steps, now there are %d", len(steps), len(have))
+	}
+}
+
+// before gives the steps up to one.
+func before(t *testing.T, last string) fs.FS {
+	t.Helper()
+	list := fstest.MapFS{}
+	for name := range steps {
+		text, err := fs.ReadFile(migrations(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name < last {
+			list[name] = &fstest.MapFile{Data: text}
+		}
+	}
+	return list
+}
+
+// TestTagsOfAnEarlierStore: a store from before tags had a project, and one of
+// the time when step 6 had made that column already, keep their tags.
+func TestTagsOfAnEarlierStore(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		extra []string
+		of    int // tags that have a project afterwards
+	}{
+		"without the column": {nil, 0},
+		"with the column": {[]string{
+			`ALTER TABLE image_tags ADD COLUMN project TEXT REFERENCES projects(id) ON DELETE CASCADE`,
+			`CREATE INDEX image_tags_project ON image_tags(project) WHERE project IS NOT NULL`,
+			`UPDATE image_tags SET project = 'p' WHERE tag = 'built'`,
+		}, 1},
+	} {
+		file := filepath.Join(t.TempDir(), "x.db")
+		d, err := open(t.Context(), file, before(t, "010"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range append([]string{
+			`INSERT INTO users (id, uuid, username, created) VALUES (1, 'u', 'ann', 1)`,
+			`INSERT INTO workspaces (id, number, domain, name, owner, created) VALUES ('w', 1, 'team', 'Team', 1, 1)`,
+			`INSERT INTO projects (id, short_id, number, workspace, name, display_name, status, public, created, updated)
+				VALUES ('p', 'p-1', 1, 'w', 'app', 'App', 'ACTIVE', 0, 1, 1)`,
+			`INSERT INTO image_repositories (id, workspace, name, public, created) VALUES (1, 'w', 'team/app', 1, 1)`,
+			`INSERT INTO image_manifests (repository, digest, expanded, touched) VALUES (1, 'sha256:1', 1, 1), (1, 'sha256:2', 1, 1)`,
+			`INSERT INTO image_tags (repository, tag, digest, user_id, updated) VALUES (1, 'built', 'sha256:1', 1, 5), (1, 'pushed', 'sha256:2', 1, 6)`,
+		}, c.extra...) {
+			write(t, d, q)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if d, err = Open(t.Context(), file); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if n := count(t, d, `SELECT COUNT(*) FROM image_tags WHERE (tag, digest, user_id, updated) IN (VALUES ('built', 'sha256:1', 1, 5), ('pushed', 'sha256:2', 1, 6))`); n != 2 {
+			t.Errorf("%s: %d tags of 2", name, n)
+		}
+		if n := count(t, d, `SELECT COUNT(*) FROM image_tags WHERE project = 'p' AND tag = 'built'`); n != c.of {
+			t.Errorf("%s: %d tags are the project's, want %d", name, n, c.of)
+		}
+		write(t, d, `UPDATE image_tags SET project = 'p' WHERE tag = 'built'`)
+		write(t, d, `DELETE FROM projects WHERE id = 'p'`)
+		write(t, d, `DELETE FROM image_manifests WHERE digest = 'sha256:2'`)
+		if n := count(t, d, `SELECT COUNT(*) FROM image_tags`); n != 0 {
+			t.Errorf("%s: %d tags are left without what they were of", name, n)
+		}
+		if n := count(t, d, `SELECT COUNT(*) FROM sqlite_schema WHERE name IN ('image_tags_digest', 'image_tags_project') AND tbl_name = 'image_tags'`); n != 2 {
+			t.Errorf("%s: %d indexes of 2", name, n)
+		}
+		if err := d.Check(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
