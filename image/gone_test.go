@@ -79,7 +79,7 @@ func TestImagesOfARemovedProjectGo(t *testing.T) {
 			old := db.Micros(tx.Now.Add(-2 * looseFor))
 			_, err := tx.Exec(`UPDATE image_manifests SET touched = ?`, old)
 			if err == nil {
-				_, err = tx.Exec(`UPDATE image_repositories SET created = ?, pushed = ?`, old, old)
+				_, err = tx.Exec(`UPDATE image_repositories SET created = ?, pushed = ?, emptied = MIN(emptied, ?)`, old, old, old)
 			}
 			return err
 		}))
@@ -100,6 +100,11 @@ func TestImagesOfARemovedProjectGo(t *testing.T) {
 	if got := names(); !slices.Equal(got, []string{"team/shared:1"}) {
 		t.Errorf("of a removed project: %v", got)
 	}
+	if n := w.count(`SELECT count(*) FROM image_repositories`); n != 3 {
+		t.Errorf("%d repositories, want 3: it is too early", n)
+	}
+	age()
+	w.must(w.images.look(ctx))
 	if n := w.count(`SELECT count(*) FROM image_repositories`); n != 1 {
 		t.Errorf("%d repositories, want 1", n)
 	}
@@ -118,6 +123,41 @@ func TestImagesOfARemovedProjectGo(t *testing.T) {
 	w.must(w.images.Tag(ctx, w.annA, w.team.ID, taken, "team/gone:1"))
 	if _, err := w.images.Resolve(ctx, Request{Workspace: w.rivals.ID, Ref: "slipway.local/team/gone:1"}); !errdefs.IsNotFound(err) {
 		t.Errorf("a new repository is as public as the one before it: %v", err)
+	}
+}
+
+// TestEmptyRepositoryStays: a repository whose last image went is what it was
+// for a week more, whenever it was pushed to.
+func TestEmptyRepositoryStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	img := randomImage(t, 100, 1)
+	w.push(img, "team/app:v1")
+	w.must(w.images.SetPublic(ctx, w.annA, w.team.ID, "team/app", true))
+	age := func(columns ...string) {
+		w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+			for _, c := range columns {
+				if _, err := tx.Exec(`UPDATE image_repositories SET `+c+` = ?`, db.Micros(tx.Now.Add(-2*looseFor))); err != nil {
+					return err
+				}
+			}
+			_, err := tx.Exec(`DELETE FROM image_blobs`) // as after some days
+			return err
+		}))
+	}
+	age("created", "pushed")
+	if a := w.do(w.ann, "DELETE", "/v2/team/app/manifests/"+imageDigest(t, img), nil); a.code != 202 {
+		t.Fatalf("delete: %+v", a)
+	}
+	w.must(w.images.look(ctx))
+	if n := w.count(`SELECT count(*) FROM image_repositories WHERE public = 1`); n != 1 {
+		t.Error("it is gone at once")
+	}
+	age("emptied")
+	w.must(w.images.look(ctx))
+	if n := w.count(`SELECT count(*) FROM image_repositories`); n != 0 {
+		t.Error("it is still there after two weeks")
 	}
 }
 

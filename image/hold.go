@@ -275,7 +275,7 @@ func (i *Images) compare(ctx context.Context) error {
 
 // expire drops what is over: uploads and blobs that nobody finished, untagged
 // manifests, pulled names that nobody uses, Keeps whose time has come, and
-// repositories in which nothing is left. The tags of a project's executions go
+// repositories in which nothing has been for long. The tags of a project's executions go
 // with its row, which is kept as long after the project was deleted as a
 // manifest without a tag.
 func (i *Images) expire(ctx context.Context) error {
@@ -304,7 +304,7 @@ func (i *Images) expire(ctx context.Context) error {
 			return err
 		}
 		// Without this a later one of the name would be public, say, as that one was.
-		_, err = tx.Exec(`DELETE FROM image_repositories AS r WHERE COALESCE(pushed, created) < ?
+		_, err = tx.Exec(`DELETE FROM image_repositories AS r WHERE MAX(COALESCE(pushed, created), COALESCE(emptied, 0)) < ?
 			AND NOT EXISTS (SELECT 1 FROM image_manifests m WHERE m.repository = r.id)
 			AND NOT EXISTS (SELECT 1 FROM image_blobs b WHERE b.repository = r.id)
 			AND NOT EXISTS (SELECT 1 FROM image_uploads u WHERE u.repository = r.id)`, before(looseFor))

@@ -134,7 +134,8 @@ func saveManifest(tx *db.Tx, m manifest, links []string) error {
 	return nil
 }
 
-// removeManifest removes it with its tags and its hold.
+// removeManifest removes it with its tags and its hold. A repository that is
+// empty then notes since when it is.
 func removeManifest(tx *db.Tx, repo int64, digest string) error {
 	for _, table := range []string{
 		`DELETE FROM image_tags WHERE repository = ? AND digest = ?`,
@@ -144,6 +145,10 @@ func removeManifest(tx *db.Tx, repo int64, digest string) error {
 		if _, err := tx.Exec(table, repo, digest); err != nil {
 			return err
 		}
+	}
+	if _, err := tx.Exec(`UPDATE image_repositories AS r SET emptied = ? WHERE id = ?
+		AND NOT EXISTS (SELECT 1 FROM image_manifests m WHERE m.repository = r.id)`, db.Micros(tx.Now), repo); err != nil {
+		return err
 	}
 	return drop(tx, manifestHold(repo, digest))
 }
