@@ -182,7 +182,7 @@ func (a *Access) load(ctx context.Context, hash [sha256.Size]byte) (*known, erro
 		k.used.Store(k.actor.Token.LastUsed.UnixMicro())
 	}
 	for _, s := range k.actor.Token.IPs {
-		p, err := parsePrefix(s)
+		p, err := ParsePrefix(s)
 		if err != nil { // checked when it was made
 			return nil, fmt.Errorf("token %s: address %q: %w", k.actor.Token.ID, s, errdefs.ErrDataLoss)
 		}
@@ -207,8 +207,9 @@ func (a *Access) used(ctx context.Context, k *known, now time.Time) {
 	}
 }
 
-// parsePrefix reads an address or a prefix.
-func parsePrefix(s string) (netip.Prefix, error) {
+// ParsePrefix reads an address or a prefix; an address is the prefix of itself
+// alone.
+func ParsePrefix(s string) (netip.Prefix, error) {
 	if strings.Contains(s, "/") {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {

@@ -107,7 +107,7 @@ func (n NewToken) Validate(now time.Time) error {
 		}
 	}
 	for i, s := range n.IPs {
-		if _, err := parsePrefix(s); err != nil {
+		if _, err := ParsePrefix(s); err != nil {
 			bad.Add(fmt.Sprintf("ip_restrictions.%d", i), "format", fmt.Sprintf("%q is neither an address nor a prefix", s))
 		}
 	}
@@ -191,11 +191,11 @@ func (n NewToken) within(by Actor) (NewToken, error) {
 
 // covers tells whether one prefix holds another.
 func covers(wide, narrow string) bool {
-	w, err := parsePrefix(wide)
+	w, err := ParsePrefix(wide)
 	if err != nil {
 		return false
 	}
-	n, err := parsePrefix(narrow)
+	n, err := ParsePrefix(narrow)
 	return err == nil && w.Bits() <= n.Bits() && netip.Prefix.Contains(w, n.Addr())
 }
 

@@ -17,6 +17,8 @@ import (
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
+
+	"slipway/access"
 )
 
 // Config is all that serve can be told. Each setting is a flag, an environment
@@ -55,6 +57,8 @@ type Config struct {
 
 	// Sources says where each setting came from: default, file, environment or flag.
 	Sources map[string]string
+
+	proxies []netip.Prefix // TrustedProxies, read
 }
 
 // later are settings of the surface that this version does not have yet. They
@@ -241,12 +245,13 @@ func (c *Config) checkMore() error {
 			return wrong("--registry-ca: %v", err)
 		}
 	}
-	for _, p := range c.TrustedProxies {
-		if _, err := netip.ParsePrefix(p); err != nil {
-			if _, err := netip.ParseAddr(p); err != nil {
-				return wrong("--trusted-proxies: %q is no address or prefix", p)
-			}
+	c.proxies = nil
+	for _, s := range c.TrustedProxies {
+		p, err := access.ParsePrefix(s)
+		if err != nil {
+			return wrong("--trusted-proxies: %q is no address or prefix", s)
 		}
+		c.proxies = append(c.proxies, p)
 	}
 	for name, v := range map[string]string{"push-max": c.PushMax, "log-max": c.LogMax, "cache-max": c.CacheMax} {
 		if _, err := size(v, 100); err != nil {
@@ -331,19 +336,4 @@ func (c *Config) Table(f *pflag.FlagSet) [][3]string {
 	})
 	sort.Slice(t, func(i, j int) bool { return t[i][0] < t[j][0] })
 	return t
-}
-
-// proxies are --trusted-proxies, which were checked.
-func (c *Config) proxies() []netip.Prefix {
-	var l []netip.Prefix
-	for _, t := range c.TrustedProxies {
-		p, err := netip.ParsePrefix(t)
-		if a, e := netip.ParseAddr(t); e == nil {
-			p, err = netip.PrefixFrom(a, a.BitLen()), nil
-		}
-		if err == nil {
-			l = append(l, p)
-		}
-	}
-	return l
 }

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,14 @@ func TestFlagBeatsEnvironmentBeatsFile(t *testing.T) {
 	}
 }
 
+func TestTrustedProxies(t *testing.T) {
+	t.Parallel()
+	c, err := complete(t, []string{"--trusted-proxies", "10.1.2.3/8", "--trusted-proxies", "192.0.2.7", "--trusted-proxies", "::1", "--trusted-proxies", "2001:db8::/32"}, nil, "")
+	if got := fmt.Sprint(c.proxies); err != nil || got != "[10.0.0.0/8 192.0.2.7/32 ::1/128 2001:db8::/32]" {
+		t.Errorf("%s %v", got, err)
+	}
+}
+
 func TestWrongSettingsAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -69,6 +78,7 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 		"size":        {[]string{"--push-max", "lots"}, nil, "", "--push-max"},
 		"share":       {[]string{"--cache-max", "120%"}, nil, "", "--cache-max"},
 		"proxies":     {[]string{"--trusted-proxies", "x"}, nil, "", "--trusted-proxies"},
+		"proxy":       {[]string{"--trusted-proxies", "10.0.0.1", "--trusted-proxies", "10.0.0.0/33"}, nil, "", `--trusted-proxies: "10.0.0.0/33"`},
 		"level":       {[]string{"--log-level", "loud"}, nil, "", "--log-level"},
 		"tls":         {[]string{"--tls-cert", "x"}, nil, "", "--tls-key"},
 		"data dir":    {[]string{"--data-dir", "/"}, nil, "", "--data-dir"},

@@ -22,7 +22,7 @@ import (
 // handler mounts everything that is served on --listen.
 func (s *Server) handler() *api.Server {
 	reg, observe := s.metrics()
-	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies(), Observe: observe})
+	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies, Observe: observe})
 	srv.Mount(buddy.New(s.cfg.PublicURL, buddy.Rooms{Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines}))
 	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Secrets: s.secrets, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
 	srv.Mount((&alauda.Handlers{

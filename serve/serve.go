@@ -201,7 +201,7 @@ func (s *Server) startIngress(ctx context.Context) (*ingress.Process, error) {
 func ingressConfig(cfg Config, program string) ingress.Config {
 	return ingress.Config{
 		Program: program, DataDir: filepath.Join(cfg.DataDir, "ingress"), RunDir: filepath.Join(local.RunDir(filepath.Join(cfg.DataDir, "engine")), "ingress"),
-		HTTP: cfg.IngressHTTP, HTTPS: cfg.IngressHTTPS, TrustedProxies: cfg.proxies(), Log: filepath.Join(cfg.DataDir, "ingress", "ingress.log"),
+		HTTP: cfg.IngressHTTP, HTTPS: cfg.IngressHTTPS, TrustedProxies: cfg.proxies, Log: filepath.Join(cfg.DataDir, "ingress", "ingress.log"),
 	}
 }
 
@@ -218,9 +218,6 @@ func (s *Server) ownHosts() []string {
 
 // run starts the loops and the listener and stops them when ctx ends.
 func (s *Server) run(ctx context.Context, out io.Writer) error {
-	if err := s.sweep(ctx); err != nil {
-		return fmt.Errorf("sweep: %w", err)
-	}
 	// Loops end before the rooms they use are closed; what they started goes on.
 	work, endWork := context.WithCancelCause(context.WithoutCancel(ctx))
 	g, work := errgroup.WithContext(work)
@@ -306,7 +303,7 @@ func (s *Server) demo(ctx context.Context, out io.Writer) error {
 // kept is how long events and deleted projects are kept.
 const kept = 7 * 24 * time.Hour
 
-// keepHouse drops what is old, once an hour. The rows of a project go first, and
+// keepHouse drops what is old and what nobody owns, now and once an hour. The rows of a project go first, and
 // with them the tags of its images; what the engine and the logs have of it has
 // no owner from then on. Its repositories of git the room source looks for.
 func (s *Server) keepHouse(ctx context.Context) error {

@@ -33,12 +33,7 @@ func (s *Server) sweep(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w", o, err))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		// What cannot be removed now is looked at again at the next start; it is
-		// no reason to serve nobody.
-		s.log.Warn("sweep", "err", err)
-	}
-	return nil
+	return errors.Join(errs...) // what cannot be removed now is looked at again
 }
 
 func (s *Server) living(ctx context.Context, o engine.Owner) (bool, error) {
