@@ -302,17 +302,15 @@ func (p *Pipelines) Living(ctx context.Context, owner engine.Owner) (bool, error
 
 // SweepLogs removes the logs of executions that are gone with their project.
 func (p *Pipelines) SweepLogs(ctx context.Context) error {
-	for _, id := range p.logs.Executions() { // a log is made after the row
-		var n int
-		err := p.db.Read(ctx, func(tx *db.Tx) error {
-			return tx.QueryRow(`SELECT COUNT(*) FROM executions WHERE id = ?`, id).Scan(&n)
-		})
-		if err != nil {
-			return fmt.Errorf("sweep logs: %w", err)
-		}
-		if n > 0 {
-			continue
-		}
+	ids := p.logs.Executions() // before the rows are read: a log is made after its row
+	err := p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		ids, err = unknownExecutions(tx, ids)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("sweep logs: %w", err)
+	}
+	for _, id := range ids {
 		if err := p.logs.Remove(p.logs.Execution(id)); err != nil {
 			return err
 		}

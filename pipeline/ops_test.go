@@ -139,6 +139,7 @@ func TestPlace(t *testing.T) {
 func TestSweepLogs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{})
+	w.must(w.SweepLogs(t.Context())) // there is none yet
 	x := w.expect(w.start(w.pipeline(Pipeline{}, sh("echo here")), Start{}), "SUCCESSFUL SUCCESSFUL")
 	const gone = "6d3c7e3e-0000-4000-8000-000000000000"
 	w.must(w.logs.Append(w.logs.Action(gone, "a"), nil, "of a project that is gone"))
