@@ -192,15 +192,8 @@ func (b *backend) GetTag(ctx context.Context, repo, tag string) (ociregistry.Blo
 	return b.GetManifest(ctx, repo, digest.Digest(d))
 }
 
-func failedSeq[T any](err error) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var zero T
-		yield(zero, err)
-	}
-}
-
-func listSeq[T any](list []T) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
+func listSeq(list []string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
 		for _, v := range list {
 			if !yield(v, nil) {
 				return
@@ -209,10 +202,14 @@ func listSeq[T any](list []T) iter.Seq2[T, error] {
 	}
 }
 
-// Repositories lists what the actor may pull from in its workspaces.
-func (b *backend) Repositories(ctx context.Context, after string) iter.Seq2[string, error] {
-	names := []string{}
-	err := b.i.db.Read(ctx, func(tx *db.Tx) error {
+// Repositories gives the catalog that the request is for.
+func (b *backend) Repositories(context.Context, string) iter.Seq2[string, error] {
+	return listSeq(b.list)
+}
+
+// repositories lists what the actor may pull from in its workspaces.
+func (b *backend) repositories(ctx context.Context, after string) (names []string, err error) {
+	err = b.i.db.Read(ctx, func(tx *db.Tx) error {
 		list, err := listRepositories(tx, "", after)
 		for _, r := range list {
 			if b.by.May(r.workspace, access.ImageRead) == nil {
@@ -221,38 +218,29 @@ func (b *backend) Repositories(ctx context.Context, after string) iter.Seq2[stri
 		}
 		return err
 	})
-	if err != nil {
-		return failedSeq[string](err)
-	}
-	return listSeq(names)
+	return names, err
 }
 
-// Tags lists the tags of the repository. One into which an upload was begun and
+// Tags gives the tags that the request is for.
+func (b *backend) Tags(context.Context, string, string) iter.Seq2[string, error] {
+	return listSeq(b.list)
+}
+
+// tags lists the tags of the repository. One into which an upload was begun and
 // nothing came yet is not known.
-func (b *backend) Tags(ctx context.Context, name, after string) iter.Seq2[string, error] {
-	list := []string{}
-	err := b.i.db.Read(ctx, func(tx *db.Tx) (err error) {
-		l, err := texts(tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
-		if list = append(list, l...); len(list) > 0 || err != nil {
+func (b *backend) tags(ctx context.Context, after string) (list []string, err error) {
+	err = b.i.db.Read(ctx, func(tx *db.Tx) (err error) {
+		list, err = texts(tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
+		if len(list) > 0 || err != nil {
 			return err
 		}
 		var n int
 		if err := tx.QueryRow(`SELECT COUNT(*) FROM image_manifests WHERE repository = ?`, b.repo.id).Scan(&n); err != nil || n > 0 {
 			return err
 		}
-		return ociregistry.NewError(fmt.Sprintf("repository %s is not known", name), ociregistry.ErrNameUnknown.Code(), nil)
+		return ociregistry.NewError(fmt.Sprintf("repository %s is not known", b.repo.Name), ociregistry.ErrNameUnknown.Code(), nil)
 	})
-	if err != nil {
-		return failedSeq[string](err)
-	}
-	return listSeq(list)
-}
-
-// empty tells whether a list has nothing in it, not even an error.
-func empty[T any](list iter.Seq2[T, error]) bool {
-	some := false
-	list(func(T, error) bool { some = true; return false })
-	return !some
+	return list, err
 }
 
 // writeList answers with a list, which may be empty; ociserver would write null

@@ -61,7 +61,8 @@ type backend struct {
 	by     access.Actor
 	append bool // the request says nothing of where its bytes belong
 	repo   repository
-	failed error // what really went wrong, where ociserver drops it
+	list   []string // of the request for the catalog, or for the tags of repo
+	failed error    // what really went wrong, where ociserver drops it
 }
 
 // admit checks that the actor may do what the request wants, and mends what
@@ -71,10 +72,14 @@ func (b *backend) admit(w http.ResponseWriter, r *http.Request, s shape, repo, l
 		if !b.by.Known() {
 			return r, ociregistry.ErrUnauthorized
 		}
-		if s == catalog && r.Method == http.MethodGet && empty(b.Repositories(r.Context(), r.URL.Query().Get("last"))) {
-			return nil, writeList(w, map[string]any{"repositories": []string{}})
+		if s == ping || r.Method != http.MethodGet {
+			return r, nil
 		}
-		return r, nil
+		var err error
+		if b.list, err = b.repositories(r.Context(), r.URL.Query().Get("last")); err != nil || len(b.list) > 0 {
+			return r, err
+		}
+		return nil, writeList(w, map[string]any{"repositories": []string{}})
 	}
 	scope := access.ImageWrite
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
@@ -95,7 +100,10 @@ func (b *backend) admit(w http.ResponseWriter, r *http.Request, s shape, repo, l
 		return b.checkManifest(r, last)
 	case s == uploads && r.URL.Query().Has("mount"):
 		return b.checkMount(r)
-	case s == tags && r.Method == http.MethodGet && empty(b.Tags(r.Context(), repo, r.URL.Query().Get("last"))):
+	case s == tags && r.Method == http.MethodGet:
+		if b.list, err = b.tags(r.Context(), r.URL.Query().Get("last")); err != nil || len(b.list) > 0 {
+			return r, err
+		}
 		return nil, writeList(w, map[string]any{"name": repo, "tags": []string{}})
 	case s == referrers && r.Method == http.MethodGet && ociref.IsValidDigest(last):
 		return nil, b.writeReferrers(w, r, last)
