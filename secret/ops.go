@@ -204,23 +204,17 @@ func (s *Secrets) Set(ctx context.Context, at Scope, key, value string) (found b
 	return found, err
 }
 
-// CreateLogin makes a login of a project. A host that has one already is
+// CreateLoginIn makes a login of a project. A host that has one already is
 // errdefs.ErrAlreadyExists. Logins are changed by who may change stacks.
-func (s *Secrets) CreateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		if err := s.newLogin(tx, by, l); err != nil {
-			return err
-		}
-		if err := s.giveUsual(tx, l.Project); err != nil {
-			return err
-		}
-		l.ID, l.Valid, l.Checked = uuid.NewString(), false, time.Time{}
-		return s.insertLogin(tx, l)
-	})
-	if err != nil {
+func (s *Secrets) CreateLoginIn(tx *db.Tx, by access.Actor, l Login) (Login, error) {
+	if err := s.newLogin(tx, by, l); err != nil {
 		return Login{}, err
 	}
-	return l.hidden(), nil
+	if err := s.giveUsual(tx, l.Project); err != nil {
+		return Login{}, err
+	}
+	l.ID, l.Valid, l.Checked = uuid.NewString(), false, time.Time{}
+	return l.hidden(), s.insertLogin(tx, l)
 }
 
 // newLogin tells whether the actor may make that login.
@@ -233,7 +227,10 @@ func (s *Secrets) newLogin(tx *db.Tx, by access.Actor, l Login) error {
 		bad.Add("password", "required", nothingKept.Fields[0].Message)
 	}
 	l.validate(&bad)
-	return bad.Err()
+	if err := bad.Err(); err != nil {
+		return err
+	}
+	return hostFree(tx, l)
 }
 
 func (s *Secrets) allowLogin(tx *db.Tx, by access.Actor, id project.ID, right access.Scope) error {
@@ -303,22 +300,17 @@ func (s *Secrets) seenLogin(tx *db.Tx, by access.Actor, id string, right access.
 	return list[0], nil
 }
 
-// UpdateLogin replaces a login but for its id and project; a password given as
+// UpdateLoginIn replaces a login but for its id and project; a password given as
 // Encrypted stays unless the host becomes another one: who may change a login
 // need not be one who may know its password. What the last check said is
-// forgotten when the host or the credentials change.
-func (s *Secrets) UpdateLogin(ctx context.Context, by access.Actor, l Login) (Login, error) {
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		var err error
-		if l, _, err = s.changedLogin(tx, by, l); err != nil {
-			return err
-		}
-		return s.updateLogin(tx, l)
-	})
+// forgotten when the host or the credentials change. A host that has another
+// login is errdefs.ErrAlreadyExists.
+func (s *Secrets) UpdateLoginIn(tx *db.Tx, by access.Actor, l Login) (Login, error) {
+	l, _, err := s.changedLogin(tx, by, l)
 	if err != nil {
 		return Login{}, err
 	}
-	return l.hidden(), nil
+	return l.hidden(), s.updateLogin(tx, l)
 }
 
 // changedLogin gives a login as a change leaves it, with its password, if the
@@ -342,12 +334,12 @@ func (s *Secrets) changedLogin(tx *db.Tx, by access.Actor, l Login) (_ Login, fr
 	if l.Host != old.Host || l.Username != old.Username || l.Password != old.Password {
 		l.Valid, l.Checked, fresh = false, time.Time{}, true
 	}
-	return l, fresh, nil
+	return l, fresh, hostFree(tx, l)
 }
 
-// TryLogin tells what CreateLogin, or with an ID UpdateLogin, would refuse, but
-// for a host that is taken. It gives the login with its password, for the check
-// at its registry that comes before; fresh tells that it needs one.
+// TryLogin tells what CreateLoginIn, or with an ID UpdateLoginIn, would refuse.
+// It gives the login with its password, for the check at its registry that
+// comes before; fresh tells that it needs one.
 func (s *Secrets) TryLogin(ctx context.Context, by access.Actor, l Login) (open Login, fresh bool, err error) {
 	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
 		if l.ID == "" {
@@ -396,11 +388,18 @@ func (s *Secrets) LoginsToCheck(ctx context.Context, since time.Time) (list []Lo
 // answered. A login that is another one by now, or gone, is left alone.
 func (s *Secrets) Checked(ctx context.Context, l Login, valid bool) error {
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		now, err := s.logins(tx, `WHERE id = ?`, l.ID)
-		if err != nil || len(now) == 0 || now[0].Host != l.Host || now[0].Username != l.Username || now[0].Password != l.Password {
-			return err
-		}
-		_, err = tx.Exec(`UPDATE logins SET valid = ?, checked = ? WHERE id = ?`, valid, tx.Now.UnixMicro(), l.ID)
+		_, err := s.CheckedIn(tx, l, valid)
 		return err
 	})
+}
+
+// CheckedIn is Checked in the caller's transaction. It tells whether the login
+// is still that one.
+func (s *Secrets) CheckedIn(tx *db.Tx, l Login, valid bool) (same bool, err error) {
+	now, err := s.logins(tx, `WHERE id = ?`, l.ID)
+	if err != nil || len(now) == 0 || now[0].Host != l.Host || now[0].Username != l.Username || now[0].Password != l.Password {
+		return false, err
+	}
+	_, err = tx.Exec(`UPDATE logins SET valid = ?, checked = ? WHERE id = ?`, valid, tx.Now.UnixMicro(), l.ID)
+	return err == nil, err
 }

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -471,6 +472,22 @@ func TestLongestVariable(t *testing.T) {
 	}
 }
 
+func (w *world) createLogin(ctx context.Context, by access.Actor, l Login) (made Login, err error) {
+	err = w.db.Write(ctx, func(tx *db.Tx) (err error) {
+		made, err = w.CreateLoginIn(tx, by, l)
+		return err
+	})
+	return made, err
+}
+
+func (w *world) updateLogin(ctx context.Context, by access.Actor, l Login) (now Login, err error) {
+	err = w.db.Write(ctx, func(tx *db.Tx) (err error) {
+		now, err = w.UpdateLoginIn(tx, by, l)
+		return err
+	})
+	return now, err
+}
+
 func TestLogins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -481,14 +498,14 @@ func TestLogins(t *testing.T) {
 	if err := w.DeleteLogin(t.Context(), w.admin, l[1].ID); err != nil {
 		t.Fatal(err)
 	}
-	made, err := w.CreateLogin(t.Context(), w.admin, Login{Project: w.p.ID, Description: "ours", Host: "registry.example:5000", Username: "u", Password: "hunter2"})
+	made, err := w.createLogin(t.Context(), w.admin, Login{Project: w.p.ID, Description: "ours", Host: "registry.example:5000", Username: "u", Password: "hunter2"})
 	if err != nil || made.Password != Encrypted || made.ID == "" || made.Valid {
 		t.Fatal(made, err)
 	}
 	if l, err = w.Logins(t.Context(), w.admin, w.p.ID); err != nil || len(l) != 3 || l[2] != made {
 		t.Error("the deleted one is back:", l, err)
 	}
-	if _, err := w.CreateLogin(t.Context(), w.admin, Login{Project: w.p.ID, Host: "registry.example:5000"}); !errdefs.IsAlreadyExists(err) {
+	if _, err := w.createLogin(t.Context(), w.admin, Login{Project: w.p.ID, Host: "registry.example:5000"}); !errdefs.IsAlreadyExists(err) {
 		t.Error(err)
 	}
 	opened := func() Login {
@@ -519,7 +536,7 @@ func TestLogins(t *testing.T) {
 		t.Error(err)
 	}
 	made.Description = "theirs"
-	got, err := w.UpdateLogin(t.Context(), w.admin, made)
+	got, err := w.updateLogin(t.Context(), w.admin, made)
 	if err != nil || !got.Valid || got.Checked.IsZero() || opened().Password != "hunter2" || opened().Description != "theirs" {
 		t.Error(got, err)
 	}
@@ -530,27 +547,43 @@ func TestLogins(t *testing.T) {
 	// theirs.
 	moved := made
 	moved.Host, moved.Username = "registry.example", "a:b"
-	_, err = w.UpdateLogin(t.Context(), w.admin, moved)
+	_, err = w.updateLogin(t.Context(), w.admin, moved)
 	if bad, ok := project.AsInvalid(err); !ok || len(bad.Fields) != 2 || bad.Fields[0].Path != "password" || opened().Host != "registry.example:5000" {
 		t.Error(err)
 	}
 	moved.Username, moved.Password = "u", "another"
-	if _, err = w.UpdateLogin(t.Context(), w.admin, moved); err != nil || opened().Host != "registry.example" || opened().Password != "another" {
+	if _, err = w.updateLogin(t.Context(), w.admin, moved); err != nil || opened().Host != "registry.example" || opened().Password != "another" {
 		t.Error(err)
 	}
 	made.Password = "changed"
-	if got, err = w.UpdateLogin(t.Context(), w.admin, made); err != nil || got.Valid || !got.Checked.IsZero() || opened().Password != "changed" {
+	if got, err = w.updateLogin(t.Context(), w.admin, made); err != nil || got.Valid || !got.Checked.IsZero() || opened().Password != "changed" {
 		t.Error(got, err)
 	}
 	made.Username, made.Password = "", "" // null
-	if got, err = w.UpdateLogin(t.Context(), w.admin, made); err != nil || got.Password != "" {
+	if got, err = w.updateLogin(t.Context(), w.admin, made); err != nil || got.Password != "" {
 		t.Error(got, err)
 	}
 	if l, err := w.OpenLogins(t.Context(), w.p.ID); err != nil || len(l) != 0 {
 		t.Error(l, err)
 	}
+	moved.ID, moved.Password = "", "p"
+	if _, _, err := w.TryLogin(t.Context(), w.admin, moved); err != nil {
+		t.Error(err)
+	}
+	moved.Host = made.Host
+	if _, _, err := w.TryLogin(t.Context(), w.admin, moved); !errdefs.IsAlreadyExists(err) {
+		t.Error("a host that is taken:", err)
+	}
+	taken := made
+	taken.Host = "index.docker.io"
+	if _, _, err := w.TryLogin(t.Context(), w.admin, taken); !errdefs.IsAlreadyExists(err) {
+		t.Error("a change to a host that is taken:", err)
+	}
 	// Of a project where nobody looked yet.
-	if _, err := w.CreateLogin(t.Context(), w.admin, Login{Project: w.q.ID, Host: "ghcr.io", Username: "u", Password: "p"}); !errdefs.IsAlreadyExists(err) {
+	if _, _, err := w.TryLogin(t.Context(), w.admin, Login{Project: w.q.ID, Host: "ghcr.io", Username: "u", Password: "p"}); !errdefs.IsAlreadyExists(err) {
+		t.Error(err)
+	}
+	if _, err := w.createLogin(t.Context(), w.admin, Login{Project: w.q.ID, Host: "ghcr.io", Username: "u", Password: "p"}); !errdefs.IsAlreadyExists(err) {
 		t.Error(err)
 	}
 	for name, c := range map[string]struct {
@@ -564,8 +597,8 @@ func TestLogins(t *testing.T) {
 	} {
 		_, list := w.Logins(t.Context(), c.by, w.p.ID)
 		_, one := w.Login(t.Context(), c.by, made.ID)
-		_, create := w.CreateLogin(t.Context(), c.by, Login{Project: w.p.ID, Host: "x"})
-		_, update := w.UpdateLogin(t.Context(), c.by, made)
+		_, create := w.createLogin(t.Context(), c.by, Login{Project: w.p.ID, Host: "x"})
+		_, update := w.updateLogin(t.Context(), c.by, made)
 		_, _, try := w.TryLogin(t.Context(), c.by, Login{Project: w.p.ID, Host: "x"})
 		_, _, again := w.TryLogin(t.Context(), c.by, made)
 		if !c.read(list) || !c.read(one) || !c.change(try) || !c.change(again) || !c.change(create) || !c.change(update) || !c.change(w.DeleteLogin(t.Context(), c.by, made.ID)) {
@@ -604,7 +637,7 @@ func TestNothingInTheOpen(t *testing.T) {
 	w := newWorld(t)
 	w.variable(t, w.at(w.p.ID, 0, 0), "A", "hunter2hunter2", true)
 	w.variable(t, w.at(w.p.ID, 0, 0), "B", "hunter2hunter2", false)
-	if _, err := w.CreateLogin(t.Context(), w.admin, Login{Project: w.p.ID, Host: "a", Username: "u", Password: "hunter2hunter2"}); err != nil {
+	if _, err := w.createLogin(t.Context(), w.admin, Login{Project: w.p.ID, Host: "a", Username: "u", Password: "hunter2hunter2"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []string{"", "-wal"} {

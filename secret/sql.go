@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 
 	"slipway/db"
@@ -105,6 +106,23 @@ func (s *Secrets) giveUsual(tx *db.Tx, id project.ID) error {
 		if err := s.insertLogin(tx, l); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// hostFree fails with errdefs.ErrAlreadyExists if the host of a login has another
+// one in its project.
+func hostFree(tx *db.Tx, l Login) error {
+	var n int
+	if err := tx.QueryRow(`SELECT COUNT(*) FROM logins WHERE project = ? AND host = ? AND id <> ?`, string(l.Project), l.Host, l.ID).Scan(&n); err != nil {
+		return err
+	}
+	given, err := hasUsual(tx, l.Project)
+	if err != nil {
+		return err
+	}
+	if n > 0 || !given && slices.ContainsFunc(usual(), func(u Login) bool { return u.Host == l.Host }) {
+		return fmt.Errorf("registry %s: the project has one of this host: %w", l.Host, errdefs.ErrAlreadyExists)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"slipway/access"
+	"slipway/crash"
 	"slipway/db"
 	"slipway/engine"
 	"slipway/project"
@@ -26,18 +27,18 @@ const (
 // refuses the login, or is none, is errdefs.ErrFailedPrecondition. One that
 // cannot be asked is asked again later, and the login is not valid until then.
 func (s *Stacks) CreateLogin(ctx context.Context, by access.Actor, l secret.Login) (secret.Login, error) {
-	return s.keepLogin(ctx, by, l, s.secrets.CreateLogin)
+	return s.keepLogin(ctx, by, l, s.secrets.CreateLoginIn)
 }
 
 // UpdateLogin is that of secret.Secrets; a registry with another host, user or
 // password is asked as with CreateLogin.
 func (s *Stacks) UpdateLogin(ctx context.Context, by access.Actor, l secret.Login) (secret.Login, error) {
-	return s.keepLogin(ctx, by, l, s.secrets.UpdateLogin)
+	return s.keepLogin(ctx, by, l, s.secrets.UpdateLoginIn)
 }
 
 func (s *Stacks) keepLogin(ctx context.Context, by access.Actor, l secret.Login,
-	keep func(context.Context, access.Actor, secret.Login) (secret.Login, error),
-) (secret.Login, error) {
+	keep func(*db.Tx, access.Actor, secret.Login) (secret.Login, error),
+) (kept secret.Login, err error) {
 	open, changed, err := s.secrets.TryLogin(ctx, by, l) // nobody is asked for whom may not, or with nonsense
 	if err != nil {
 		return secret.Login{}, err
@@ -48,24 +49,30 @@ func (s *Stacks) keepLogin(ctx context.Context, by access.Actor, l secret.Login,
 			return secret.Login{}, err
 		}
 	}
-	kept, err := keep(ctx, by, l)
-	if err != nil || !changed {
-		return kept, err
-	}
-	if open.ID = kept.ID; known && open.Username != "" {
-		if err := s.secrets.Checked(ctx, open, true); err != nil {
-			return secret.Login{}, err
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		if kept, err = keep(tx, by, l); err != nil || !changed {
+			return err
 		}
-		kept.Valid, kept.Checked = true, time.Now()
-	}
-	// What could not be had without it is looked for at once.
-	return kept, s.db.Write(ctx, func(tx *db.Tx) error {
+		if open.ID = kept.ID; known && open.Username != "" {
+			// unless somebody changed it meanwhile: the answer is about the one that was asked for
+			if same, err := s.secrets.CheckedIn(tx, open, true); err != nil {
+				return err
+			} else if same {
+				kept.Valid, kept.Checked = true, tx.Now
+			}
+		}
+		// What could not be had without it is looked for at once.
 		p, err := project.Load(tx, open.Project)
 		if err != nil {
 			return err
 		}
 		return retryImages(tx, p.Workspace)
 	})
+	if err != nil {
+		return secret.Login{}, err
+	}
+	crash.At("stack: login kept")
+	return kept, nil
 }
 
 // CheckLogin asks the registry of a login now, and tells whether it lets the

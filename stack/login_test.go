@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"slipway/access"
+	"slipway/db"
 	"slipway/secret"
 )
 
@@ -93,6 +94,59 @@ func TestLoginIsAskedFor(t *testing.T) {
 	}
 	if _, err := w.CheckLogin(t.Context(), w.admin, l.ID); !errdefs.IsFailedPrecondition(err) {
 		t.Error(err)
+	}
+}
+
+// TestLoginIsKeptWhole: a login is kept with what the registry said of it and
+// with the wake of what waits for it, or not at all; a host that is taken is
+// asked about nothing.
+func TestLoginIsKeptWhole(t *testing.T) {
+	t.Parallel()
+	w := newRig(t)
+	w.eng.Protect("closed.example", "ann", "right-4711")
+	w.eng.Publish("closed.example/app:1", w.eng.Image("echo"))
+	w.put(map[string]Definition{"web": {Image: "closed.example/app:1"}})
+	w.until("the image cannot be had", func() bool { return strings.Contains(w.service("web").Message, "wants a login") })
+	change := func(query string) {
+		w.must(w.store.Write(t.Context(), func(tx *db.Tx) error { _, err := tx.Exec(query); return err }))
+	}
+	change(`CREATE TRIGGER no_wake BEFORE UPDATE OF retry_at ON service_definitions WHEN NEW.retry_at IS NULL BEGIN SELECT RAISE(ABORT, 'no wake'); END`)
+	l := secret.Login{Project: w.pr.ID, Host: "closed.example", Username: "ann", Password: "right-4711"}
+	if got, err := w.CreateLogin(t.Context(), w.admin, l); err == nil || got.ID != "" {
+		t.Fatal(got, err)
+	}
+	if list, err := w.secrets.Logins(t.Context(), w.admin, w.pr.ID); err != nil || len(list) != 3 {
+		t.Error("half of it is kept:", list, err)
+	}
+	change(`DROP TRIGGER no_wake`)
+	kept, err := w.CreateLogin(t.Context(), w.admin, l)
+	if err != nil || !kept.Valid || kept.Checked.IsZero() {
+		t.Fatal(kept, err)
+	}
+	w.untilStatus("web", Running)
+
+	change(`CREATE TRIGGER no_check BEFORE UPDATE OF checked ON logins WHEN NEW.checked IS NOT NULL BEGIN SELECT RAISE(ABORT, 'no check'); END`)
+	w.eng.Protect("closed.example", "ann", "another")
+	changed := kept
+	changed.Description, changed.Password = "ours", "another"
+	if _, err := w.UpdateLogin(t.Context(), w.admin, changed); err == nil {
+		t.Error("no error")
+	}
+	if got, err := w.secrets.Login(t.Context(), w.admin, kept.ID); err != nil || got.Description != "" || !got.Valid {
+		t.Error("half of it is changed:", got, err)
+	}
+
+	asked := len(w.eng.Calls())
+	for _, host := range []string{"closed.example", "ghcr.io"} {
+		l.Host = host
+		if _, err := w.CreateLogin(t.Context(), w.admin, l); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	for _, c := range w.eng.Calls()[asked:] {
+		if strings.Contains(c, "CheckLogin") {
+			t.Error("a registry was asked for nothing:", c)
+		}
 	}
 }
 
