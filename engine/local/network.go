@@ -44,7 +44,9 @@ type network struct {
 	bridges map[string]netlink.Link // network -> its bridge, if it is up
 	taken   map[string]map[int]bool // network -> last octets in use
 	next    map[string]int          // network -> where the search goes on
-	idle    *time.Timer             // of networks without a container
+	empty   map[string]time.Time    // network -> when its last container left it
+	idle    *time.Timer             // prunes
+	armed   bool                    // idle will
 	rulesMu sync.Mutex              // one writer of the table at a time
 }
 
@@ -78,7 +80,7 @@ func (p *plan) free() int {
 }
 
 func (e *Engine) openNetwork() error {
-	n := &network{e: e, mtu: outMTU(), bridges: map[string]netlink.Link{}, taken: map[string]map[int]bool{}, next: map[string]int{}}
+	n := &network{e: e, mtu: outMTU(), bridges: map[string]netlink.Link{}, taken: map[string]map[int]bool{}, next: map[string]int{}, empty: map[string]time.Time{}}
 	n.pool.n = n
 	e.net = n
 	b, err := os.ReadFile(n.file())
@@ -125,7 +127,9 @@ func (e *Engine) openNetwork() error {
 	}
 	n.sweepLinks()
 	n.pool.fill()
-	n.idle = time.AfterFunc(networkIdle, n.pruneIdle) // earlier servers may have left some
+	n.mu.Lock()
+	n.idle, n.armed = time.AfterFunc(networkIdle, n.pruneIdle), true // earlier servers may have left some
+	n.mu.Unlock()
 	return nil
 }
 
@@ -312,6 +316,7 @@ func (n *network) take(name string) (int, error) {
 		used = map[int]bool{}
 		n.taken[name] = used
 	}
+	delete(n.empty, name)
 	const span = lastAddr - firstAddr + 1
 	for i := range span {
 		last := firstAddr + (n.next[name]+i)%span
@@ -344,6 +349,16 @@ func (n *network) give(name string, last int) {
 	defer n.mu.Unlock()
 	delete(n.taken[name], last)
 	if len(n.taken[name]) == 0 {
+		n.empty[name] = time.Now()
+		n.arm()
+	}
+}
+
+// arm has pruneIdle run; others that are emptied meanwhile do not put it off.
+// The caller holds mu.
+func (n *network) arm() {
+	if !n.armed {
+		n.armed = true
 		n.idle.Reset(networkIdle)
 	}
 }
@@ -367,18 +382,34 @@ func (n *network) resolv(name string) []byte {
 	return []byte("nameserver " + n.gatewayOf(name).String() + "\noptions ndots:0\n")
 }
 
-// prune removes the networks of projects that have no container.
+// unused gives the networks of projects that have had no container for a
+// while. If others have had none for less, it is to be asked again. The caller
+// holds mu.
+func (n *network) unused() (names []string) {
+	n.armed = false
+	for name := range n.plan.Numbers {
+		switch {
+		case name == "" || len(n.taken[name]) > 0:
+		case time.Since(n.empty[name]) >= networkIdle:
+			names = append(names, name)
+		default:
+			n.arm()
+		}
+	}
+	return names
+}
+
+// prune removes the networks that are not used.
 func (n *network) prune() error {
 	n.mu.Lock()
 	var gone []int
-	for name, number := range n.plan.Numbers {
-		if name != "" && len(n.taken[name]) == 0 {
-			gone = append(gone, number)
-			delete(n.plan.Numbers, name)
-			delete(n.bridges, name)
-			delete(n.next, name)
-			delete(n.taken, name)
-		}
+	for _, name := range n.unused() {
+		gone = append(gone, n.plan.Numbers[name])
+		delete(n.plan.Numbers, name)
+		delete(n.bridges, name)
+		delete(n.next, name)
+		delete(n.taken, name)
+		delete(n.empty, name)
 	}
 	if len(gone) == 0 {
 		n.mu.Unlock()

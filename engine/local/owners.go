@@ -51,7 +51,6 @@ func (e *Engine) Remove(ctx context.Context, owner engine.Owner) error {
 			err = errors.Join(err, volumes{e}.Remove(ctx, v.ID))
 		}
 	}
-	err = errors.Join(err, e.net.prune())
 	e.notify(owner)
 	return wrap("remove", string(owner), err)
 }
