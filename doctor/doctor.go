@@ -47,7 +47,7 @@ type host struct {
 	run    func(ctx context.Context, name string, args ...string) (string, error)
 	euid   int
 	statfs func(string, *unix.Statfs_t) error
-	blocks func(engineDir string) ([]local.Block, error)
+	blocks func(ctx context.Context, engineDir string) ([]local.Block, error)
 }
 
 func here() host {
@@ -180,19 +180,19 @@ func (h host) nftables(context.Context, string) Finding {
 }
 
 // firewall finds chains of the host that drop what containers send.
-func (h host) firewall(_ context.Context, dataDir string) Finding {
-	l, err := h.blocks(filepath.Join(dataDir, "engine"))
-	if err != nil {
-		return Finding{Lacking, "firewall", "it cannot be looked at: " + err.Error(), nil}
-	}
-	if len(l) == 0 {
-		return good("firewall", "lets packets of containers pass")
-	}
+func (h host) firewall(ctx context.Context, dataDir string) Finding {
+	l, err := h.blocks(ctx, filepath.Join(dataDir, "engine"))
 	f := Finding{Level: Lacking, What: "firewall"}
 	var says []string
 	for _, b := range l {
 		says = append(says, b.Chain+" drops by default, so "+b.What)
 		f.Fix = append(f.Fix, b.Mend...)
+	}
+	if err != nil {
+		says = append(says, "it cannot be looked at: "+err.Error())
+	}
+	if len(says) == 0 {
+		return good("firewall", "lets packets of containers pass")
 	}
 	f.Says = strings.Join(says, "; ")
 	return f

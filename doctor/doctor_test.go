@@ -30,7 +30,7 @@ func machine(t *testing.T, files map[string]string) host {
 			st.Blocks, st.Bavail, st.Bsize = 100, 50, 4096
 			return nil
 		},
-		blocks: func(string) ([]local.Block, error) { return nil, nil },
+		blocks: func(context.Context, string) ([]local.Block, error) { return nil, nil },
 	}
 	for name, text := range files {
 		p := filepath.Join(h.root, name)
@@ -87,10 +87,18 @@ func TestEveryLackIsNamedWithItsMend(t *testing.T) {
 			h.run = func(context.Context, string, ...string) (string, error) { return "git version 2.30.2", nil }
 		}, "git", Missing, "2.37", true},
 		"firewall": {func(h *host, _ map[string]string) {
-			h.blocks = func(dir string) ([]local.Block, error) {
+			h.blocks = func(_ context.Context, dir string) ([]local.Block, error) {
 				return []local.Block{{Chain: "ip filter FORWARD", What: "containers of " + dir + " have no way out", Mend: []string{"true"}}}, nil
 			}
 		}, "firewall", Lacking, "so containers of /var/lib/slipway/engine have no way out", true},
+		"firewall unseen": {func(h *host, _ map[string]string) {
+			h.blocks = func(context.Context, string) ([]local.Block, error) { return nil, errors.New("the lock is held") }
+		}, "firewall", Lacking, "cannot be looked at: the lock is held", false},
+		"firewall half seen": {func(h *host, _ map[string]string) {
+			h.blocks = func(context.Context, string) ([]local.Block, error) {
+				return []local.Block{{Chain: "ip filter INPUT", What: "names fail", Mend: []string{"true"}}}, errors.New("the lock is held")
+			}
+		}, "firewall", Lacking, "so names fail; it cannot be looked at: the lock is held", true},
 		"disk": {func(h *host, _ map[string]string) {
 			h.statfs = func(_ string, st *unix.Statfs_t) error {
 				st.Blocks, st.Bavail, st.Bsize = 100, 3, 4096

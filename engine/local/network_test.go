@@ -1,11 +1,16 @@
 package local
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -100,17 +105,64 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
+// TestIdleNetworks empties one network again and again: this does not put off
+// the end of another, and ends none that was in use a moment ago.
+func TestIdleNetworks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{
+			plan:  plan{Numbers: map[string]int{"": 0, "busy": 1, "left": 2, "used": 3}},
+			taken: map[string]map[int]bool{}, next: map[string]int{}, empty: map[string]time.Time{},
+		}
+		var gone []string
+		n.idle = time.AfterFunc(time.Hour, func() {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			gone = append(gone, n.unused()...)
+		})
+		defer n.idle.Stop()
+		use := func(name string) int {
+			last, err := n.take(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return last
+		}
+		use("used")
+		n.give("left", use("left"))
+		for range 5 {
+			n.give("busy", use("busy"))
+			time.Sleep(networkIdle / 3)
+			synctest.Wait()
+		}
+		if len(gone) != 1 || gone[0] != "left" {
+			t.Errorf("gone: %q", gone)
+		}
+		delete(n.plan.Numbers, "left")
+		time.Sleep(2 * networkIdle)
+		synctest.Wait()
+		if len(gone) != 2 || gone[1] != "busy" || n.armed {
+			t.Errorf("gone: %q, armed %v", gone, n.armed)
+		}
+	})
+}
+
 // TestNetworkWithoutContainers is taken off the host some time after its last
 // container; that of a project that has others stays.
 func TestNetworkWithoutContainers(t *testing.T) {
 	b := open(t)
-	stays, goes := b.serve("stays", answers), b.serve("goes", answers)
+	stays := b.serve("stays", answers)
+	b.serve("goes", answers)
 	bridge := b.net.bridgeName(b.net.plan.Numbers["goes"])
 	if _, err := netlink.LinkByName(bridge); err != nil {
 		t.Fatal(err)
 	}
-	b.apply("stack/goes", engine.Change{Stop: &engine.StopSpec{ID: goes.ID}})
-	b.apply("stack/goes", engine.Change{Remove: goes.ID})
+	if err := b.Remove(t.Context(), "stack/goes"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := netlink.LinkByName(bridge); err != nil {
+		t.Errorf("it went with its container: %v", err)
+	}
 	until(t, "its bridge is gone", func() bool {
 		l, err := b.Networks(t.Context())
 		_, lerr := netlink.LinkByName(bridge)
@@ -136,7 +188,7 @@ func TestBlocks(t *testing.T) {
 				return err
 			}
 			dir := "/data/engine"
-			if l, err := Blocks(dir); err != nil || len(l) != 0 {
+			if l, err := Blocks(t.Context(), dir); err != nil || len(l) != 0 {
 				return fmt.Errorf("on a host without a firewall: %+v %w", l, err)
 			}
 			c, err := nftables.New()
@@ -151,7 +203,7 @@ func TestBlocks(t *testing.T) {
 			if err := c.Flush(); err != nil {
 				return err
 			}
-			l, err := Blocks(dir)
+			l, err := Blocks(t.Context(), dir)
 			if err != nil || len(l) != 2 {
 				return fmt.Errorf("%+v %w", l, err)
 			}
@@ -165,7 +217,7 @@ func TestBlocks(t *testing.T) {
 			if err := c.Flush(); err != nil {
 				return err
 			}
-			if l, err := Blocks(dir); err != nil || len(l) != 1 || l[0].Chain != "inet fw in" {
+			if l, err := Blocks(t.Context(), dir); err != nil || len(l) != 1 || l[0].Chain != "inet fw in" {
 				return fmt.Errorf("mended: %+v %w", l, err)
 			}
 			return nil
@@ -173,6 +225,44 @@ func TestBlocks(t *testing.T) {
 	}()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLegacyBlocks has a program in the place of iptables-legacy.
+func TestLegacyBlocks(t *testing.T) {
+	t.Parallel()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		script string
+		want   string // chains
+		err    string
+	}{
+		"open":      {t.Context(), "echo -P INPUT ACCEPT; echo -P FORWARD ACCEPT", "", ""},
+		"shut":      {t.Context(), "echo -P INPUT DROP; echo -P FORWARD DROP; echo -P OUTPUT ACCEPT", "iptables-legacy INPUT, iptables-legacy FORWARD", ""},
+		"mended":    {t.Context(), "echo -P FORWARD DROP; echo -A FORWARD -i sw123456-+ -j ACCEPT", "", ""},
+		"locked":    {t.Context(), "echo Another app holds the lock >&2; exit 4", "", "Another app holds the lock"},
+		"not there": {t.Context(), "", "", "no such file"},
+		"cancelled": {cancelled, "echo -P FORWARD DROP", "", "context canceled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			program := filepath.Join(t.TempDir(), "iptables-legacy")
+			if c.script != "" {
+				if err := os.WriteFile(program, []byte("#!/bin/sh\n"+c.script+"\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l, err := legacyBlocks(c.ctx, program, "sw123456-")
+			var got []string
+			for _, b := range l {
+				got = append(got, b.Chain)
+			}
+			if strings.Join(got, ", ") != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%q %v", got, err)
+			}
+		})
 	}
 }
 

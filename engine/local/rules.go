@@ -2,6 +2,8 @@ package local
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -184,8 +186,9 @@ type Block struct {
 	Mend  []string // commands that make it work
 }
 
-// Blocks finds them for the engine whose Options.Dir is dir. It needs root.
-func Blocks(dir string) ([]Block, error) {
+// Blocks finds them for the engine whose Options.Dir is dir. It needs root. An
+// error means that there may be more than are given.
+func Blocks(ctx context.Context, dir string) ([]Block, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return nil, err
@@ -230,19 +233,30 @@ func Blocks(dir string) ([]Block, error) {
 			l = append(l, b)
 		}
 	}
-	return append(l, legacyBlocks(prefix)...), nil
+	tables, err := os.ReadFile("/proc/net/ip_tables_names")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return l, err
+	}
+	if slices.Contains(strings.Fields(string(tables)), "filter") {
+		older, err := legacyBlocks(ctx, "iptables-legacy", prefix)
+		return append(l, older...), err
+	}
+	return l, nil
 }
 
 // legacyBlocks looks at the tables of before nftables, which only their own
-// program can read. Without it nothing is said.
-func legacyBlocks(prefix string) (l []Block) {
-	b, err := os.ReadFile("/proc/net/ip_tables_names")
-	if err != nil || !slices.Contains(strings.Fields(string(b)), "filter") {
-		return nil
+// program can read.
+func legacyBlocks(ctx context.Context, program, prefix string) (l []Block, err error) {
+	out, err := exec.CommandContext(ctx, program, "-w", "2", "-S").Output()
+	if err != nil {
+		var x *exec.ExitError
+		if errors.As(err, &x) && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(x.Stderr))
+		}
+		return nil, fmt.Errorf("the host has tables of iptables-legacy, and they cannot be read: %w", err)
 	}
-	out, err := exec.Command("iptables-legacy", "-S").Output()
-	if err != nil || strings.Contains(string(out), " "+prefix+"+ ") {
-		return nil
+	if strings.Contains(string(out), " "+prefix+"+ ") {
+		return nil, nil
 	}
 	for line := range strings.Lines(string(out)) {
 		switch strings.TrimSpace(line) {
@@ -258,7 +272,7 @@ func legacyBlocks(prefix string) (l []Block) {
 			}})
 		}
 	}
-	return l
+	return l, nil
 }
 
 // mentions tells whether a chain has a rule for links whose name begins with
