@@ -72,18 +72,6 @@ func program(t testing.TB, arch string) string {
 // its image, on a host that need not know of it.
 func TestOtherPlatform(t *testing.T) {
 	b := open(t)
-	handlers := func() int {
-		l, err := filepath.Glob(filepath.Join(b.binfmt(), b.formatPrefix()+"*"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(l)
-	}
-	first := handlers()
-	b.restart()
-	if n := handlers(); n != first {
-		t.Errorf("%d handlers, after a restart %d", first, n)
-	}
 	id, spec := b.recipe("FROM scratch\nCOPY --chmod=755 it /it\nRUN [\"/it\"]\nCMD [\"/it\"]\n", map[string]string{"it": program(t, "arm64")})
 	spec.Platforms = []string{"linux/arm64"}
 	res := b.made(id, spec)
@@ -93,10 +81,51 @@ func TestOtherPlatform(t *testing.T) {
 	if out := b.says(res.Image.Digest); out != "it is arm64" {
 		t.Errorf("its image says %q", out)
 	}
+}
+
+// TestRegister has the kernel told of a format that no host knows: files whose
+// names have a certain end are run by cat. It is told once, knows it after a
+// restart of the server, and forgets it when the engine is wiped.
+func TestRegister(t *testing.T) {
+	b := open(t)
+	handlers := func() int {
+		l, err := filepath.Glob(filepath.Join(b.binfmt(), b.formatPrefix()+"*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(l)
+	}
+	first := handlers() // what the host lacks
+	end := "by-" + b.inst
+	file := filepath.Join(t.TempDir(), "it."+end)
+	if err := os.WriteFile(file, []byte("cat has run it"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(file).CombinedOutput(); err == nil {
+		t.Fatalf("it is known already: %s", out)
+	}
+	for _, open := range []func(){func() {}, func() {}, b.restart} {
+		open()
+		if err := b.register([]format{{"cat", "E::" + end + "::/bin/cat:"}}); err != nil {
+			t.Fatal(err)
+		}
+		if n := handlers(); n != first+1 {
+			t.Errorf("%d handlers, %d before", n, first)
+		}
+		if out, err := exec.Command(file).CombinedOutput(); err != nil || string(out) != "cat has run it" {
+			t.Errorf("%q %v", out, err)
+		}
+	}
+	if err := b.register([]format{{"dog", "nonsense"}}); err == nil || !strings.Contains(err.Error(), b.formatPrefix()+"dog") {
+		t.Errorf("of nonsense: %v", err)
+	}
 	if err := b.dropEmulation(); err != nil {
 		t.Fatal(err)
 	}
 	if n := handlers(); n != 0 {
 		t.Errorf("%d handlers are left", n)
+	}
+	if out, err := exec.Command(file).CombinedOutput(); err == nil {
+		t.Errorf("it still runs: %s", out)
 	}
 }
