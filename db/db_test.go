@@ -96,8 +96,8 @@ func TestErrorsHaveKinds(t *testing.T) {
 	for query, is := range map[string]func(error) bool{
 		`INSERT INTO notes (text) VALUES ('a')`:           errdefs.IsAlreadyExists,
 		`INSERT INTO notes (id, text) VALUES (1, 'b')`:    errdefs.IsAlreadyExists,
-		`INSERT INTO pages (note) VALUES (99)`:            func(err error) bool { return !errdefs.IsAlreadyExists(err) },
-		`INSERT INTO notes (text) VALUES ('bad')`:         func(err error) bool { return !errdefs.IsAlreadyExists(err) },
+		`INSERT INTO pages (note) VALUES (99)`:            func(err error) bool { return errors.Is(err, ErrRefused) },
+		`INSERT INTO notes (text) VALUES ('bad')`:         func(err error) bool { return errors.Is(err, ErrRefused) },
 		`INSERT INTO nowhere (text) VALUES ('something')`: func(err error) bool { return strings.Contains(err.Error(), "nowhere") },
 	} {
 		err := d.Write(t.Context(), func(tx *Tx) error { _, err := tx.Exec(query); return err })

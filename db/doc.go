@@ -30,7 +30,7 @@
 //
 // # Errors
 //
-// A broken UNIQUE or PRIMARY KEY is errdefs.ErrAlreadyExists, a full disk
-// errdefs.ErrResourceExhausted, a locked store errdefs.ErrUnavailable, a damaged
-// one errdefs.ErrDataLoss.
+// A broken UNIQUE or PRIMARY KEY is errdefs.ErrAlreadyExists, another broken
+// constraint ErrRefused, a full disk errdefs.ErrResourceExhausted, a locked store
+// errdefs.ErrUnavailable, a damaged one errdefs.ErrDataLoss.
 package db

@@ -10,6 +10,11 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// ErrRefused says that the schema does not take what a transaction writes (a
+// constraint, a trigger, a size): it would not another time either. What is
+// there already is errdefs.ErrAlreadyExists instead.
+var ErrRefused = errors.New("refused by the schema")
+
 // failure is an error of SQLite with its kind and a text for people.
 type failure struct {
 	text string // "" leaves that of the cause
@@ -53,6 +58,8 @@ func explain(err error) error {
 		return &failure{full, errdefs.ErrResourceExhausted, err}
 	}
 	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH:
+		return &failure{"", ErrRefused, err}
 	case sqlite3.SQLITE_FULL:
 		return &failure{full, errdefs.ErrResourceExhausted, err}
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:

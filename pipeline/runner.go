@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
-
 	"slipway/access"
 	"slipway/crash"
 	"slipway/db"
@@ -132,36 +130,6 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 			return time.Time{}, fmt.Errorf("execution %s, action %d: %w", lease.ID, step, err)
 		}
 		done = &res
-	}
-}
-
-// record is advance, tried again for a while if there is no room on the disk for
-// how a step ended. Mostly the step itself had filled it, and room comes when it
-// has been cleaned up after; to do it once more would only fill the disk again.
-// An end that cannot come true at any time, as that of a build whose image
-// cannot have its tag, is a failure of the step.
-func (h *handling) record(ctx context.Context, done *settled) (step int, again time.Time, err error) {
-	for pause := 250 * time.Millisecond; ; pause *= 2 {
-		step, again, err = h.advance(ctx, done)
-		switch {
-		case done == nil || err == nil:
-			return step, again, err
-		case errdefs.IsResourceExhausted(err):
-		case !done.refused && ctx.Err() == nil && !errors.Is(err, db.ErrLeaseLost) && !errdefs.IsUnavailable(err):
-			done.refused, done.tags = true, nil
-			done.result = h.broken(ctx, done.step, fmt.Errorf("it ended as %s, which could not be kept: %w", done.result.Status, err))
-			continue
-		default:
-			return step, again, err
-		}
-		if pause > 30*time.Second {
-			return step, again, err
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return -1, time.Time{}, err
-		}
 	}
 }
 

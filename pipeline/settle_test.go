@@ -1,10 +1,15 @@
 package pipeline
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"slipway/db"
+	"slipway/project"
 )
 
 // An end that the store does not take is the step's failure, not begun again
@@ -41,6 +46,47 @@ func TestEndThatCannotBeKept(t *testing.T) {
 		w.must(err)
 		return len(h) == 0
 	})
+}
+
+// What passes is waited for: a step that has succeeded is neither a failure nor
+// done once more.
+func TestEndThatIsKeptLater(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	w.commit("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+	w.must(w.db.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.Exec(`CREATE TRIGGER later BEFORE INSERT ON image_tags WHEN NEW.tag = 'later' BEGIN SELECT passing(); END`)
+		return err
+	}))
+	x := w.wait(w.start(w.pipeline(Pipeline{}, Action{Name: "build", Build: &Build{Dockerfile: "Dockerfile", Tag: "later"}}), Start{}))
+	if s := x.Steps[0]; x.Status != Successful || s.Attempt != 1 || s.Error != "" {
+		t.Errorf("%s after %d: %s", w.words(x), s.Attempt, s.Error)
+	}
+	if n := passings.Load(); n != 2 {
+		t.Errorf("tried %d times, want 2", n)
+	}
+	if l := strings.Join(w.lines(x, 0), "\n"); strings.Contains(l, "could not be kept") {
+		t.Error(l)
+	}
+}
+
+func TestNeverTrue(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		db.ErrRefused:                true,
+		errdefs.ErrAlreadyExists:     true,
+		errdefs.ErrNotFound:          true,
+		errdefs.ErrPermissionDenied:  true,
+		&project.Invalid{}:           true,
+		errors.New("disk I/O error"): false,
+		errdefs.ErrDataLoss:          false,
+		errdefs.ErrUnavailable:       false,
+		errdefs.ErrResourceExhausted: false,
+	} {
+		if got := neverTrue(fmt.Errorf("execution x: %w", err)); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
 }
 
 // A server that is killed after an action has begun, and before what there is

@@ -2,14 +2,17 @@ package pipeline
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"modernc.org/sqlite"
 
 	"slipway/access"
 	"slipway/db"
@@ -21,7 +24,17 @@ import (
 	"slipway/source"
 )
 
+// passings counts the calls of passing() in SQL, which fails the first time as a
+// disk may.
+var passings atomic.Int32
+
 func TestMain(m *testing.M) {
+	sqlite.MustRegisterScalarFunction("passing", 0, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) {
+		if passings.Add(1) == 1 {
+			return nil, errors.New("disk I/O error")
+		}
+		return int64(1), nil
+	})
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m)
 }
