@@ -317,7 +317,8 @@ func (e *Engine) leased(ctx context.Context, f func(context.Context) error) erro
 
 // rootfs gives the key of the snapshot with the file system of an image, which
 // is unpacked if it was not yet, and the image's configuration. The snapshot
-// stays for as long as the image is held.
+// stays for as long as the image is held. Unpacking ends with the engine alone,
+// which waits for whoever calls this.
 func (e *Engine) rootfs(ctx context.Context, dgst, platform string) (key string, cfg ocispec.Image, err error) {
 	ctx = nsctx(ctx)
 	f, err := e.find(ctx, dgst, platform)
@@ -328,17 +329,11 @@ func (e *Engine) rootfs(ctx context.Context, dgst, platform string) (key string,
 		return key, f.config, nil
 	}
 	// Not with the caller's context: others may wait for it too.
-	ch := e.builder.unpacking.DoChan(f.manifest.Config.Digest.String(), func() (any, error) {
-		ctx := context.WithoutCancel(ctx)
-		return "", e.leased(ctx, func(ctx context.Context) error { return e.unpack(ctx, f) })
+	_, err, _ = e.builder.unpacking.Do(f.manifest.Config.Digest.String(), func() (any, error) {
+		return nil, e.leased(nsctx(e.ctx), func(ctx context.Context) error { return e.unpack(ctx, f) })
 	})
-	select {
-	case r := <-ch:
-		if r.Err != nil {
-			return "", cfg, fmt.Errorf("unpack: %w", r.Err)
-		}
-	case <-ctx.Done():
-		return "", cfg, context.Cause(ctx)
+	if err != nil {
+		return "", cfg, fmt.Errorf("unpack: %w", err)
 	}
 	return chainKey(f.config.RootFS.DiffIDs), f.config, nil
 }

@@ -55,8 +55,14 @@ func (e *Engine) view(ctx context.Context, dgst, platform string) (*view, error)
 	name := viewName(dgst, platform)
 	v, fresh := e.useView(name)
 	if fresh {
+		if !e.begin() {
+			return nil, errClosed
+		}
 		// Not with the caller's context: others wait for it too.
-		go e.makeView(v, dgst, platform)
+		go func() {
+			defer e.ending.Done()
+			e.makeView(v, dgst, platform)
+		}()
 	}
 	select {
 	case <-v.ready:
