@@ -36,7 +36,8 @@ func (l Limits) of(c Class) int {
 type Waiting struct {
 	ID         ExecutionID
 	Pipeline   ID
-	Class      Class // of its next step; "" needs no slot
+	Ref        string // branch or tag, "" without a source
+	Class      Class  // of its next step; "" needs no slot
 	Priority   Priority
 	Queued     time.Time
 	Number     int64
@@ -56,13 +57,24 @@ type Running struct {
 // Admission says what becomes of those who wait.
 type Admission struct {
 	Start []ExecutionID
-	Skip  []ExecutionID // superseded by a newer one of the same pipeline
+	Skip  []Superseded
+}
+
+// Superseded is an execution that is replaced by a newer one of the same
+// pipeline and ref.
+type Superseded struct {
+	ID    ExecutionID
+	Newer int64 // number of that one
+}
+
+func (a Admission) skips(id ExecutionID) bool {
+	return slices.ContainsFunc(a.Skip, func(s Superseded) bool { return s.ID == id })
 }
 
 // Admit decides who may go on. Executions that have begun come first, then
 // higher priorities, then older ones. Executions of one pipeline run one after
 // the other unless they are concurrent, and of those that still wait for it
-// the newest replaces the others unless they are not to be skipped.
+// the newest of a ref replaces the others unless they are not to be skipped.
 func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 	queue = slices.Clone(queue)
 	rank := map[Priority]int{High: -1, Low: 1}
@@ -89,7 +101,12 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 		}
 	}
 	var a Admission
-	newest := map[ID]Waiting{} // of those that stay in the queue
+	type key struct {
+		ID
+		ref string
+	}
+	newest := map[key]Waiting{} // of those that stay in the queue
+	var old []Waiting
 	for _, w := range queue {
 		n := limits.of(w.Class)
 		free := w.Class == "" || n <= 0 || used[w.Class] < n
@@ -104,18 +121,17 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 		if w.Begun || w.Concurrent {
 			continue
 		}
-		old, ok := newest[w.Pipeline]
-		switch {
-		case !ok:
-			newest[w.Pipeline] = w
-		case w.Queued.After(old.Queued) || w.Queued.Equal(old.Queued) && w.Number > old.Number:
-			newest[w.Pipeline] = w
-			if !old.NoSkip {
-				a.Skip = append(a.Skip, old.ID)
-			}
-		case !w.NoSkip:
-			a.Skip = append(a.Skip, w.ID)
+		of := key{w.Pipeline, w.Ref}
+		have, ok := newest[of]
+		if !ok || w.Queued.After(have.Queued) || w.Queued.Equal(have.Queued) && w.Number > have.Number {
+			newest[of], w = w, have
 		}
+		if ok && !w.NoSkip {
+			old = append(old, w)
+		}
+	}
+	for _, w := range old {
+		a.Skip = append(a.Skip, Superseded{w.ID, newest[key{w.Pipeline, w.Ref}].Number})
 	}
 	return a
 }

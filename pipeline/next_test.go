@@ -200,8 +200,12 @@ func TestAdmit(t *testing.T) {
 		{"one after the other", []Waiting{{ID: "a", Pipeline: 1}}, []Running{{"z", 1, ClassRun}}, Limits{}, "", ""},
 		{"concurrent", []Waiting{{ID: "a", Pipeline: 1, Concurrent: true}}, []Running{{"z", 1, ""}}, Limits{}, "a", ""},
 		{"the newest stays", []Waiting{
-			{ID: "a", Pipeline: 1, Queued: at(1)}, {ID: "b", Pipeline: 1, Queued: at(2)}, {ID: "c", Pipeline: 1, Queued: at(3)},
-		}, []Running{{"z", 1, ""}}, Limits{}, "", "a b"},
+			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1)}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(2)}, {ID: "c", Pipeline: 1, Number: 3, Queued: at(3)},
+		}, []Running{{"z", 1, ""}}, Limits{}, "", "{a 3} {b 3}"},
+		{"only of the same ref", []Waiting{
+			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Ref: "main"}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(2), Ref: "dev"},
+			{ID: "c", Pipeline: 1, Number: 3, Queued: at(3), Ref: "main"},
+		}, []Running{{"z", 1, ""}}, Limits{}, "", "{a 3}"},
 		{"none is replaced", []Waiting{
 			{ID: "a", Pipeline: 1, Queued: at(1), NoSkip: true}, {ID: "b", Pipeline: 1, Queued: at(2), NoSkip: true},
 		}, []Running{{"z", 1, ""}}, Limits{}, "", ""},
@@ -223,7 +227,7 @@ func TestAdmit(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			a := Admit(c.queue, c.running, c.limits)
-			join := func(l []ExecutionID) string { return strings.Trim(fmt.Sprint(l), "[]") }
+			join := func(l any) string { return strings.Trim(fmt.Sprint(l), "[]") }
 			if join(a.Start) != c.start || join(a.Skip) != c.skip {
 				t.Errorf("start %v, skip %v; want %q, %q", a.Start, a.Skip, c.start, c.skip)
 			}

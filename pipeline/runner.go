@@ -237,7 +237,7 @@ func (h *handling) admit(tx *db.Tx, x *Execution, slot *Class) (bool, error) {
 	if err := h.p.supersede(tx, a.Skip); err != nil {
 		return false, err
 	}
-	if slices.Contains(a.Skip, x.ID) {
+	if a.skips(x.ID) {
 		x.Status = Skipped
 		return false, nil
 	}

@@ -205,17 +205,25 @@ func TestQueue(t *testing.T) {
 	a := w.start(p, Start{})
 	w.eng.Await(engineID(a, 0, 1))
 	b, c := w.start(p, Start{}), w.start(p, Start{})
-	w.expect(b, "SKIPPED NOT_EXECUTED")
+	const newer = "SKIPPED NOT_EXECUTED(skipped: execution %d of the same branch or tag is newer; with no_skip_to_most_recent each one runs)"
+	w.expect(b, fmt.Sprintf(newer, c.Number))
 	d := w.start(p, Start{})
-	w.expect(c, "SKIPPED NOT_EXECUTED")
+	w.expect(c, fmt.Sprintf(newer, d.Number))
 	_, err := w.Operate(t.Context(), w.admin, d.ID, OpCancel)
 	w.must(err)
 	w.expect(d, "TERMINATED NOT_EXECUTED")
+	other := w.start(p, Start{})
+	w.must(w.db.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.Exec(`UPDATE executions SET branch = 'other' WHERE id = ?`, other.ID)
+		return err
+	}))
 	e := w.start(p, Start{})
-	w.eng.Release(engineID(e, 0, 1))
-	w.eng.Release(engineID(a, 0, 1))
-	w.expect(a, "SUCCESSFUL SUCCESSFUL")
-	w.expect(e, "SUCCESSFUL SUCCESSFUL")
+	for _, x := range []Execution{a, other, e} {
+		w.eng.Release(engineID(x, 0, 1))
+	}
+	for _, x := range []Execution{a, other, e} {
+		w.expect(x, "SUCCESSFUL SUCCESSFUL")
+	}
 
 	q := w.pipeline(Pipeline{Name: "all", NoSkip: true}, sh("true"))
 	var all []Execution

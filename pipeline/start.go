@@ -215,7 +215,7 @@ func (p *Pipelines) enqueue(tx *db.Tx, x *Execution) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(a.Skip, x.ID) {
+	if a.skips(x.ID) {
 		x.Status, x.Finished = Skipped, tx.Now
 	}
 	return p.supersede(tx, a.Skip)
@@ -233,7 +233,7 @@ func nextClass(x Execution) Class {
 // admission asks Admit about all that wait and run. Without is left out.
 func (p *Pipelines) admission(tx *db.Tx, without ExecutionID, more ...Waiting) (Admission, error) {
 	rows, err := tx.Query(`SELECT id, pipeline, status, waiting, class, slot, priority, queued, number, no_skip, concurrent,
-		started IS NOT NULL FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING') AND id <> ?`, without)
+		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), '') FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING') AND id <> ?`, without)
 	if err != nil {
 		return Admission{}, err
 	}
@@ -244,12 +244,16 @@ func (p *Pipelines) admission(tx *db.Tx, without ExecutionID, more ...Waiting) (
 		var status Status
 		var waiting, begun bool
 		var slot Class
+		var tag string
 		var queued int64
 		if err := rows.Scan(&w.ID, &w.Pipeline, &status, &waiting, &w.Class, &slot, &w.Priority, &queued, &w.Number,
-			&w.NoSkip, &w.Concurrent, &begun); err != nil {
+			&w.NoSkip, &w.Concurrent, &begun, &w.Ref, &tag); err != nil {
 			return Admission{}, err
 		}
 		w.Queued, w.Begun = microTime(queued), begun
+		if tag != "" {
+			w.Ref = "refs/tags/" + tag
+		}
 		switch {
 		case waiting:
 			queue = append(queue, w)
@@ -260,15 +264,21 @@ func (p *Pipelines) admission(tx *db.Tx, without ExecutionID, more ...Waiting) (
 	return Admit(queue, running, p.cfg.Limits), rows.Err()
 }
 
-// supersede ends executions that a newer one replaces.
-func (p *Pipelines) supersede(tx *db.Tx, ids []ExecutionID) error {
-	for _, id := range ids {
+// supersede ends executions that a newer one replaces. Their first action says
+// which.
+func (p *Pipelines) supersede(tx *db.Tx, all []Superseded) error {
+	for _, s := range all {
+		id := s.ID
 		if _, err := tx.Exec(`UPDATE executions SET status = 'SKIPPED', finished = ?, waiting = 0, due_at = NULL WHERE id = ?`,
 			db.Micros(tx.Now), id); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(`UPDATE action_executions SET status = 'NOT_EXECUTED'
 			WHERE execution = ? AND status IN ('INITIAL', 'ENQUEUED')`, id); err != nil {
+			return err
+		}
+		why := fmt.Sprintf("skipped: execution %d of the same branch or tag is newer; with no_skip_to_most_recent each one runs", s.Newer)
+		if _, err := tx.Exec(`UPDATE action_executions SET error = ? WHERE execution = ? AND idx = 0`, why, id); err != nil {
 			return err
 		}
 		x, err := scanExecution(tx.QueryRow(`SELECT `+executionColumns+` FROM executions e WHERE e.id = ?`, id))
