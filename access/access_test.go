@@ -458,3 +458,19 @@ func ExampleScope_Includes() {
 	fmt.Println(ExecutionManage.Includes("PIPELINE_READ"))
 	// Output: true
 }
+
+func TestTextsOfInput(t *testing.T) {
+	t.Parallel()
+	var bad Invalid
+	bad.NoNUL("good", "a", "bad", "a\x00b", "empty", "")
+	bad.Text("short", "äöü", 3)
+	bad.Text("long", "äöüx", 3)
+	bad.Text("both", "äöü\x00", 3)
+	var got []string
+	for _, f := range bad.Fields {
+		got = append(got, f.Path+" "+f.Kind)
+	}
+	if want := []string{"bad format", "long maximum", "both maximum", "both format"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -1,7 +1,9 @@
 package access
 
 import (
+	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 )
@@ -37,6 +39,24 @@ func (e *Invalid) Is(target error) bool { return target == errdefs.ErrInvalidArg
 // Add notes one more bad field.
 func (e *Invalid) Add(path, kind, message string) {
 	e.Fields = append(e.Fields, Field{path, kind, message})
+}
+
+// NoNUL notes those of texts, each behind its path, that hold a NUL: they can be
+// no part of a command, of an environment or of a path, and mostly no text.
+func (e *Invalid) NoNUL(texts ...string) {
+	for i := 0; i < len(texts); i += 2 {
+		if strings.ContainsRune(texts[i+1], 0) {
+			e.Add(texts[i], "format", "must not contain NUL")
+		}
+	}
+}
+
+// Text notes a text for people that has more than so many characters, or a NUL.
+func (e *Invalid) Text(path, text string, longest int) {
+	if utf8.RuneCountInString(text) > longest {
+		e.Add(path, "maximum", fmt.Sprintf("must be at most %d characters", longest))
+	}
+	e.NoNUL(path, text)
 }
 
 // Err is nil when no field is bad.

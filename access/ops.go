@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
@@ -93,14 +92,10 @@ type NewToken struct {
 // Validate finds what is wrong at a time, paths in wire form.
 func (n NewToken) Validate(now time.Time) error {
 	var bad Invalid
-	switch {
-	case strings.TrimSpace(n.Name) == "":
+	if strings.TrimSpace(n.Name) == "" {
 		bad.Add("name", "required", "must not be empty")
-	case utf8.RuneCountInString(n.Name) > 255:
-		bad.Add("name", "maximum", "must be at most 255 characters")
-	case strings.ContainsRune(n.Name, 0):
-		bad.Add("name", "format", "must not contain NUL")
 	}
+	bad.Text("name", n.Name, 255)
 	for i, s := range n.Scopes {
 		if !KnownScope(s) {
 			bad.Add(fmt.Sprintf("scopes.%d", i), "enum", fmt.Sprintf("%q is not a scope", s))

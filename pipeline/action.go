@@ -226,7 +226,7 @@ func (a Action) Validate(inv *project.Invalid) {
 	case len(a.Name) > 200:
 		inv.Add("name", "maximum", "must have at most 200 bytes")
 	}
-	noNUL(inv, "name", a.Name)
+	inv.NoNUL("name", a.Name)
 	whens := []string{""}
 	for _, w := range Whens() {
 		whens = append(whens, string(w))
@@ -279,7 +279,7 @@ func (r Registry) validate(inv *project.Invalid) {
 	if r.Kind == GoogleGCR && r.URL != "" {
 		oneOf(inv, "registry", strings.TrimPrefix(r.URL, "https://"), "gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io")
 	}
-	noNUL(inv, "login", r.Username, "password", r.Password)
+	inv.NoNUL("login", r.Username, "password", r.Password)
 	if strings.ContainsFunc(r.URL, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		inv.Add("registry", "format", "must be a host, with or without a port")
 	}
@@ -289,13 +289,13 @@ func (b Build) validate(inv *project.Invalid) {
 	if !b.Multi && b.Dockerfile == "" {
 		inv.Add("dockerfile_path", "required", "is required")
 	}
-	noNUL(inv, "dockerfile_path", b.Dockerfile, "context_path", b.Context, "target_stage", b.Target, "target_platform", b.Platforms,
+	inv.NoNUL("dockerfile_path", b.Dockerfile, "context_path", b.Context, "target_stage", b.Target, "target_platform", b.Platforms,
 		"docker_image_tag", b.Tag, "repository", b.Repository, "package", b.Package, "target_path", b.TargetPath)
 	for i, v := range b.Versions {
-		noNUL(inv, "versions."+strconv.Itoa(i), v)
+		inv.NoNUL("versions."+strconv.Itoa(i), v)
 	}
 	for i, a := range b.Args {
-		noNUL(inv, "build_args."+strconv.Itoa(i), a)
+		inv.NoNUL("build_args."+strconv.Itoa(i), a)
 		if k, _, _ := strings.Cut(a, "="); strings.TrimSpace(k) == "" {
 			inv.Add("build_args."+strconv.Itoa(i), "format", "must be KEY=value")
 		}
@@ -308,7 +308,7 @@ func (b Build) validate(inv *project.Invalid) {
 		if s.Value == "" {
 			inv.Add(at+".value", "required", "is required")
 		}
-		noNUL(inv, at+".id", s.ID, at+".value", s.Value)
+		inv.NoNUL(at+".id", s.ID, at+".value", s.Value)
 		oneOf(inv, at+".type", s.Type, "", "FILE", "ENV")
 	}
 	oneOf(inv, "provenance", b.Provenance, "", "NONE", "MIN", "MAX")
@@ -325,7 +325,7 @@ func (r Run) validate(inv *project.Invalid) {
 	if r.Tag == "" && !from {
 		inv.Add("docker_image_tag", "required", "is required")
 	}
-	noNUL(inv, "docker_image_name", r.Image, "docker_image_tag", r.Tag, "inline_commands", r.Commands, "entrypoint", r.Entrypoint,
+	inv.NoNUL("docker_image_name", r.Image, "docker_image_tag", r.Tag, "inline_commands", r.Commands, "entrypoint", r.Entrypoint,
 		"run_as_user", r.User, "export_container_path", r.ExportPath)
 	if entrypoint, command, _, err := r.argv(newValues()); err == nil { // what variables make of them is seen at the start
 		for _, c := range []struct {
@@ -338,7 +338,7 @@ func (r Run) validate(inv *project.Invalid) {
 		}
 	}
 	for i, m := range r.Mounts {
-		noNUL(inv, "volume_mappings."+strconv.Itoa(i), m)
+		inv.NoNUL("volume_mappings."+strconv.Itoa(i), m)
 		if _, _, err := splitMapping(m); err != nil {
 			inv.Add("volume_mappings."+strconv.Itoa(i), "format", err.Error())
 		}

@@ -233,7 +233,7 @@ func validateVariables(vs []Variable, path string, inv *project.Invalid) {
 		if !variableTypes[v.Type] {
 			inv.Add(at+".type", "enum", "is not a type of variable")
 		}
-		noNUL(inv, at+".value", v.Value, at+".description", v.Description, at+".file_path", v.FilePath)
+		inv.NoNUL(at+".value", v.Value, at+".description", v.Description, at+".file_path", v.FilePath)
 		if v.isVar() && tooLong(v.Key+"="+v.Value) {
 			inv.Add(at+".value", "maximum", fmt.Sprintf("must be at most %d bytes with the key and =: no program can be started with more; a FILE may be longer", secret.MaxWord))
 		}
@@ -248,7 +248,7 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 	case len(p.Name) > 200:
 		inv.Add("name", "maximum", "must have at most 200 bytes")
 	}
-	noNUL(inv, "name", p.Name, "identifier", p.Identifier, "disabled_reason", p.Reason)
+	inv.NoNUL("name", p.Name, "identifier", p.Identifier, "disabled_reason", p.Reason)
 	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")
 	oneOf(inv, "priority", string(p.Priority), "", "LOW", "NORMAL", "HIGH")
 	oneOf(inv, "git_config_ref", p.GitConfigRef, "", "NONE", "FIXED", "DYNAMIC")

@@ -6,19 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"slipway/project"
 	"slipway/secret"
 )
-
-// noNUL notes those of texts, each behind its path, that can be no part of a
-// command, of an environment or of a path.
-func noNUL(inv *project.Invalid, texts ...string) {
-	for i := 0; i < len(texts); i += 2 {
-		if strings.ContainsRune(texts[i+1], 0) {
-			inv.Add(texts[i], "format", "must not contain NUL")
-		}
-	}
-}
 
 func tooLong(word string) bool { return len(word) > secret.MaxWord }
 

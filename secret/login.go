@@ -74,7 +74,7 @@ func (l Login) validate(bad *project.Invalid) {
 	} else if m := checkHost(l.Host); m != "" {
 		bad.Add("host", "format", m)
 	}
-	checkDescription(bad, l.Description)
+	bad.Text("description", l.Description, maxDescription)
 	switch {
 	case l.Username == "" && l.Password != "":
 		bad.Add("username", "required", "must not be empty when there is a password")

@@ -130,7 +130,7 @@ func (v Variable) Validate() error {
 	case !utf8.ValidString(v.Value) || strings.ContainsRune(v.Value, 0):
 		bad.Add("value", "format", "must be text")
 	}
-	checkDescription(&bad, v.Description)
+	bad.Text("description", v.Description, maxDescription)
 	switch {
 	case v.FilePlace != None && v.FilePlace != Container:
 		bad.Add("file_place", "enum", "must be NONE or CONTAINER")
@@ -140,22 +140,12 @@ func (v Variable) Validate() error {
 		bad.Add("file_path", "required", "must say where the file goes in the container")
 	case v.FilePlace == Container && !path.IsAbs(v.FilePath) && !strings.HasPrefix(v.FilePath, "~/"):
 		bad.Add("file_path", "format", "must begin with / or ~/")
-	case strings.ContainsRune(v.FilePath, 0):
-		bad.Add("file_path", "format", "must be a path")
 	}
+	bad.NoNUL("file_path", v.FilePath)
 	if v.FileMode != "" && !modes.MatchString(v.FileMode) {
 		bad.Add("file_chmod", "format", "must be octal, like 600")
 	}
 	return bad.Err()
-}
-
-func checkDescription(bad *project.Invalid, s string) {
-	switch {
-	case utf8.RuneCountInString(s) > maxDescription:
-		bad.Add("description", "maximum", fmt.Sprintf("must be at most %d characters", maxDescription))
-	case strings.ContainsRune(s, 0):
-		bad.Add("description", "format", "must not contain NUL")
-	}
 }
 
 // hidden is how a variable leaves the front door.

@@ -216,7 +216,7 @@ func (s *Stacks) Create(ctx context.Context, by access.Actor, id project.ID, des
 	if description = strings.TrimSpace(description); description == "" {
 		bad.Add("description", "required", "a description is needed")
 	} else {
-		checkDescription(bad, "description", description)
+		bad.Text("description", description, maxText)
 	}
 	if err := bad.Err(); err != nil {
 		return Stack{}, err

@@ -82,7 +82,7 @@ func (w *world) rename(to string) error {
 	case string(w.stack.ID) == string(w.stack.Project):
 		bad.Add("description", "unsupported", "the default stack keeps its description")
 	default:
-		checkDescription(bad, "description", to)
+		bad.Text("description", to, maxText)
 	}
 	w.stack.Description = to
 	return bad.Err()

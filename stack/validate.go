@@ -75,7 +75,7 @@ func (d Declaration) Validate() error {
 }
 
 func (d Declared) check(bad *project.Invalid, at string) {
-	checkDescription(bad, at+".description", d.Description)
+	bad.Text(at+".description", d.Description, maxText)
 	switch d.Restart {
 	case "", RestartNo, OnFailure, Always, UnlessStopped:
 	default:
@@ -92,9 +92,7 @@ func (d Declared) check(bad *project.Invalid, at string) {
 		if k == "" || strings.ContainsAny(k, "=\x00") {
 			bad.Add(at+".environment."+k, "format", "the name of a variable is not empty and has no = and no NUL")
 		}
-		if strings.Contains(d.Env[k], "\x00") {
-			bad.Add(at+".environment."+k, "format", "a value has no NUL")
-		}
+		bad.NoNUL(at+".environment."+k, d.Env[k])
 		if len(k)+1+len(d.Env[k]) > secret.MaxWord {
 			bad.Add(at+".environment."+k, "maximum", fmt.Sprintf("must be at most %d bytes with its name and =: no program can be started with more", secret.MaxWord))
 		}
@@ -123,21 +121,10 @@ func imageProblem(err error) string {
 
 func checkWords(bad *project.Invalid, at string, words []string) {
 	for i, w := range words {
-		if strings.Contains(w, "\x00") {
-			bad.Add(fmt.Sprintf("%s.%d", at, i), "format", "must not contain NUL")
-		}
+		bad.NoNUL(fmt.Sprintf("%s.%d", at, i), w)
 		if len(w) > secret.MaxWord {
 			bad.Add(fmt.Sprintf("%s.%d", at, i), "maximum", fmt.Sprintf("must be at most %d bytes: no program can be started with more", secret.MaxWord))
 		}
-	}
-}
-
-func checkDescription(bad *project.Invalid, at, s string) {
-	switch {
-	case len(s) > maxText:
-		bad.Add(at, "maximum", fmt.Sprintf("at most %d bytes", maxText))
-	case strings.Contains(s, "\x00"):
-		bad.Add(at, "format", "must not contain NUL")
 	}
 }
 

@@ -3,7 +3,6 @@ package alauda
 import (
 	"encoding/json"
 	"strconv"
-	"strings"
 
 	"slipway/api"
 	"slipway/project"
@@ -215,9 +214,10 @@ func (t tagConfigBody) keep(path string, bad *project.Invalid) keptTag {
 		bad.Add(path+".code_repo_type_value", "required", "is required")
 	}
 	for _, f := range [][2]string{{"build_context_path", t.BuildContextPath}, {"dockerfile_location", t.DockerfileLocation}} {
-		if f[1] != "" && (f[1][0] != '/' || strings.ContainsRune(f[1], 0)) {
-			bad.Add(path+"."+f[0], "format", "must begin with / and hold no NUL")
+		if f[1] != "" && f[1][0] != '/' {
+			bad.Add(path+"."+f[0], "format", "must begin with /")
 		}
+		bad.NoNUL(path+"."+f[0], f[1])
 	}
 	if k.VersionTagging < 0 || k.VersionTagging > 2 {
 		bad.Add(path+".version_tagging", "enum", "must be 0, 1 or 2")
