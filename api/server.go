@@ -302,7 +302,7 @@ func (d *dialect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.Fail(w, r, http.StatusMethodNotAllowed, fmt.Errorf("%s is not served at %s; %s is", r.Method, r.URL.Path, strings.Join(allow, ", ")))
 		return
 	}
-	d.Fail(w, r, http.StatusNotFound, fmt.Errorf("nothing is served at %s: %w", r.URL.Path, errdefs.ErrNotFound))
+	d.Fail(w, r, http.StatusNotFound, errdefs.ErrNotFound.WithMessage("nothing is served at "+r.URL.Path))
 }
 
 // rewrite changes a path and keeps what is escaped in it.

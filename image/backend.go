@@ -120,7 +120,7 @@ func (b *backend) manifest(ctx context.Context, d string) (m manifest, err error
 		}
 	}
 	if err == nil && !m.expanded {
-		err = fmt.Errorf("manifest %s: its content is gone: %w", d, errdefs.ErrNotFound)
+		err = errdefs.ErrNotFound.WithMessage(fmt.Sprintf("manifest %s: its content is gone", d))
 	}
 	if err == nil {
 		_, err = b.i.blobs.Stat(ctx, d)

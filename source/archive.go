@@ -63,7 +63,7 @@ func (s *Sources) isDir(ctx context.Context, repo, revision, dir string) error {
 		return err
 	}
 	if len(e) != 1 || e[0].kind != "tree" {
-		return fmt.Errorf("the commit has no folder %q: %w", dir, errdefs.ErrNotFound)
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("the commit has no folder %q", dir))
 	}
 	return nil
 }

@@ -208,7 +208,7 @@ func (s *Sources) fetchOnce(ctx context.Context, id project.ID, r *Remote, k *lo
 	}
 	var g *gitError
 	if errors.As(err, &g) && notServed.MatchString(g.text) {
-		return fmt.Errorf("%s has no commit %s: %w", redact(r.URL), hash, errdefs.ErrNotFound)
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s has no commit %s", redact(r.URL), hash))
 	}
 	if err != nil {
 		return err

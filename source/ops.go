@@ -140,7 +140,7 @@ func (s *Sources) Read(ctx context.Context, by access.Actor, id project.ID, revi
 		if path == "" {
 			return Content{Dir: true}, nil
 		}
-		return Content{}, fmt.Errorf("%s: the repository has no commit yet: %w", path, errdefs.ErrNotFound)
+		return Content{}, errdefs.ErrNotFound.WithMessage(path + ": the repository has no commit yet")
 	}
 	repo, _, err := s.objectsOf(ctx, id, c.Revision, 1)
 	if err != nil {

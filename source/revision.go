@@ -145,7 +145,7 @@ func (s *Sources) commit(ctx context.Context, dir, asked string, names []string)
 			s.sawCommit(dir, c)
 			return &c, nil
 		case "ambiguous":
-			return nil, fmt.Errorf("revision %q: several commits begin so: %w", asked, errdefs.ErrNotFound)
+			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("revision %q: several commits begin so", asked))
 		}
 	}
 	return nil, fmt.Errorf("revision %q: %w", asked, errdefs.ErrNotFound)
@@ -190,7 +190,7 @@ func (s *Sources) resolveRemote(ctx context.Context, id project.ID, r *Remote, k
 		}
 		return s.commit(ctx, dir, revision, []string{hash})
 	}
-	return nil, fmt.Errorf("revision %q: %s has no such branch or tag: %w", revision, redact(r.URL), errdefs.ErrNotFound)
+	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("revision %q: %s has no such branch or tag", revision, redact(r.URL)))
 }
 
 // resolveShort finds a shortened hash outside: first in the mirror, then in all

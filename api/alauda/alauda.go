@@ -66,7 +66,7 @@ func fail(w http.ResponseWriter, _ *http.Request, status int, err error) {
 	if code == "" {
 		code = "server_error"
 	}
-	f := fault{Detail: err.Error()}
+	f := fault{Detail: api.Text(err)}
 	if bad, ok := project.AsInvalid(err); ok {
 		for _, e := range bad.Fields {
 			f.Errors = append(f.Errors, faultField{code, e.Message, e.Path})

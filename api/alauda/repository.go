@@ -330,7 +330,7 @@ func (h *Handlers) putBuildConfig(w http.ResponseWriter, r *http.Request, by acc
 		return err
 	}
 	if keptOf(p).Config == nil {
-		return fmt.Errorf("repository %s/%s has no build configuration: %w", p.Domain, p.Name, errdefs.ErrNotFound)
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("repository %s/%s has no build configuration", p.Domain, p.Name))
 	}
 	var b buildConfigBody
 	if err := api.Decode(w, r, &b); err != nil {

@@ -7,7 +7,6 @@
 package buddy
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -129,7 +128,7 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 				l = append(l, message{f.Message})
 				continue
 			}
-			l = append(l, message{f.Path + " " + f.Message})
+			l = append(l, message{f.Path + ": " + f.Message})
 		}
 	}
 	if len(l) == 0 {
@@ -140,36 +139,11 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 		case status == http.StatusUnauthorized:
 			text = "Wrong authentication data"
 		case err != nil:
-			text = plainMessage(err)
+			text = api.Text(err)
 		}
 		l = []message{{text}}
 	}
 	_ = api.JSON(w, status, map[string]any{"errors": l})
-}
-
-// plainMessage is an error without the words of its kind.
-func plainMessage(err error) string {
-	s := err.Error()
-	if cut, _, ok := strings.Cut(s, ": constraint failed"); ok {
-		return cut + " is taken"
-	}
-	for _, kind := range []error{
-		errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument,
-		errdefs.ErrResourceExhausted, errdefs.ErrConflict, errdefs.ErrFailedPrecondition,
-	} {
-		if errors.Is(err, kind) && s != kind.Error() {
-			if cut, ok := strings.CutSuffix(s, ": "+kind.Error()); ok {
-				switch {
-				case errors.Is(kind, errdefs.ErrNotFound):
-					return cut + " does not exist"
-				case errors.Is(kind, errdefs.ErrAlreadyExists):
-					return cut + " is taken"
-				}
-				return cut
-			}
-		}
-	}
-	return s
 }
 
 // place is where an object lies, for its links.

@@ -46,7 +46,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	r := apitest.NewRooms(t, "admin", "acme", source.Config{})
+	return newWorldWith(t, source.Config{})
+}
+
+func newWorldWith(t testing.TB, cfg source.Config) *world {
+	t.Helper()
+	r := apitest.NewRooms(t, "admin", "acme", cfg)
 	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}}
 	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
 	w.rooms = Rooms{r.Access, r.Projects, r.Sources, r.Pipelines(site)}
@@ -231,61 +236,64 @@ func TestBadInput(t *testing.T) {
 		{"POST", p + "/actions", `{`, 400, "no JSON"},
 		{"POST", p + "/actions", ``, 400, "empty"},
 		{"POST", p + "/actions", `[]`, 400, "object"},
-		{"POST", p + "/actions", `{}`, 400, "type is required|name is required"},
-		{"POST", p + "/actions", `{"type":"NPM","name":"x"}`, 400, "type must be one of"},
-		{"POST", p + "/actions", `{"type":5,"name":"x"}`, 400, "type must be a string"},
+		{"POST", p + "/actions", `{}`, 400, "type: is required|name: is required"},
+		{"POST", p + "/actions", `{"type":"NPM","name":"x"}`, 400, "type: must be one of"},
+		{"POST", p + "/actions", `{"type":5,"name":"x"}`, 400, "type: must be a string"},
 		{
 			"POST", p + "/actions", `{"type":"NPM","name":1,"timeout":-1,"retry_count":"x","docker_registry":"QUAY","variables":[{}],"dockerfile_path":5,"after_action_id":"x"}`,
-			400, "type must be one of|name must be a string|retry_count must be an integer|after_action_id must be an integer|timeout must not be negative|variables.0.key is required|docker_registry must be one of",
+			400, "type: must be one of|name: must be a string|retry_count: must be an integer|after_action_id: must be an integer|timeout: must not be negative|variables.0.key: is required|docker_registry: must be one of",
 		},
-		{"POST", p + "/actions", `{"type":"RUN_DOCKER_CONTAINER"}`, 400, "inline_commands is required|name is required|docker_image_name is required|docker_image_tag is required"},
+		{"POST", p + "/actions", `{"type":"RUN_DOCKER_CONTAINER"}`, 400, "inline_commands: is required|name: is required|docker_image_name: is required|docker_image_tag: is required"},
 		{
 			"POST", p + "/actions", `{"type":"DOCKERFILE","name":1,"dockerfile_path":[],"build_args":"x","buildkit":"yes","timeout":1.5,"retry_count":"1","variables":[{"key":2}],"secrets":[3]}`,
-			400, "name must be a string|timeout must be an integer|retry_count must be an integer|variables.0.key must be a string|dockerfile_path must be a string|build_args must be a list|secrets.0 must be an object|buildkit must be true or false",
+			400, "name: must be a string|timeout: must be an integer|retry_count: must be an integer|variables.0.key: must be a string|dockerfile_path: must be a string|build_args: must be a list|secrets.0: must be an object|buildkit: must be true or false",
 		},
 		{
 			"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","trigger_time":"NEVER","docker_registry":"QUAY","provenance":"ALL","cache_mode":"X","after_action_id":99}`,
-			400, "trigger_time must be one of|docker_registry must be one of|provenance must be one of|cache_mode must be one of",
+			400, "trigger_time: must be one of|docker_registry: must be one of|provenance: must be one of|cache_mode: must be one of",
 		},
-		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","after_action_id":99}`, 400, "after_action_id there is no action 99"},
-		{"PATCH", a, `{"type":"DOCKER_BUILD_MULTI_ARCH"}`, 400, "type cannot be changed"},
-		{"PATCH", a, `{"dockerfile_path":null}`, 400, "dockerfile_path is required"},
-		{"PATCH", a, `{"password":"x"}`, 400, "login is required"},
+		{"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","after_action_id":99}`, 400, "after_action_id: there is no action 99"},
+		{"PATCH", a, `{"type":"DOCKER_BUILD_MULTI_ARCH"}`, 400, "type: cannot be changed"},
+		{"PATCH", a, `{"dockerfile_path":null}`, 400, "dockerfile_path: is required"},
+		{"PATCH", a, `{"password":"x"}`, 400, "login: is required"},
 		{"PATCH", a, `{"login":"x","password":"!encrypted"}`, 400, "no earlier password"},
 		{"PATCH", p + "/actions/999", `{}`, 404, ""},
 		{"PATCH", p + "/actions/x", `{}`, 404, ""},
 		{
 			"POST", "/workspaces/acme/projects/web/pipelines", `{"name":" ","priority":"URGENT","clone_depth":-1,"events":[{"type":"NEVER"}],"refs":"x"}`,
-			400, "name is required|priority must be one of|clone_depth must not be negative|events.0.type must be one of|refs must be a list",
+			400, "name: is required|priority: must be one of|clone_depth: must not be negative|events.0.type: must be one of|refs: must be a list",
 		},
-		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier is taken"},
+		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier: is taken"},
 		{
 			"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"2030-01-01T00:00:00Z"}`,
-			400, "to_revision must be an object|branch.name must be a string|actions_to_run.0 must be an integer|delay_until is not supported",
+			400, "to_revision: must be an object|branch.name: must be a string|actions_to_run.0: must be an integer|delay_until: is not supported",
 		},
 		{"POST", p + "/executions", `{"branch":{"name":"main"}}`, 400, "no commit yet"},
-		{"PATCH", x, `{}`, 400, "operation is required"},
-		{"PATCH", x, `{"operation":"STOP"}`, 400, "operation must be one of"},
+		{"PATCH", x, `{}`, 400, "operation: is required"},
+		{"PATCH", x, `{"operation":"STOP"}`, 400, "operation: must be one of"},
 		{"PATCH", x, `{"operation":"CANCEL"}`, 400, "cannot be cancelled"},
 		{"PATCH", x, `{"operation":"RETRY"}`, 400, "cannot be retried"},
 		{"PATCH", x, `{"operation":"APPLY"}`, 400, "does not wait for APPLY"},
 		{"GET", p + "/executions/99", ``, 404, "does not exist"},
 		{"GET", x + "/action_executions/0123456789abcdef01234567", ``, 404, "does not exist"},
-		{"GET", p + "/executions?page=0&per_page=x&sort_by=age&sort_direction=UP", ``, 400, "page must be at least 1|per_page must be a whole number|sort_by must be one of|sort_direction must be one of"},
+		{"GET", p + "/executions?page=0&per_page=x&sort_by=age&sort_direction=UP", ``, 400, "page: must be at least 1|per_page: must be a whole number|sort_by: must be one of|sort_direction: must be one of"},
 		{"GET", "/workspaces/other", ``, 404, ""},
 		{"GET", "/workspaces/acme/projects/none/pipelines", ``, 404, ""},
 		{"GET", "/workspaces/acme/variables2", ``, 404, ""},
-		{"POST", "/workspaces", `{}`, 400, "domain is required"},
+		{"POST", "/workspaces", `{}`, 400, "domain: is required"},
 		{"POST", "/workspaces", `{"domain":"acme"}`, 400, "taken"},
-		{"POST", "/workspaces/acme/projects", `{"name":"web"}`, 400, "taken"},
+		{"POST", "/workspaces/acme/projects", `{"name":"web"}`, 400, `"project web: the name is taken"`},
+		{"POST", "/workspaces/acme/projects", `{"name":""}`, 400, `"name: must not be empty"`},
+		{"POST", "/workspaces/acme/projects", `{}`, 400, `"display_name: must not be empty"`},
+		{"GET", "/workspaces/acme/nothing", ``, 404, `"nothing is served at /workspaces/acme/nothing"`},
 		{
 			"POST", "/workspaces/acme/projects", `{"display_name":5,"access":"OPEN","external_project_id":"x","fetch_submodules":"y"}`,
-			400, "display_name must be a string|access must be one of|external_project_id is not supported|fetch_submodules must be true or false",
+			400, "display_name: must be a string|access: must be one of|external_project_id: is not supported|fetch_submodules: must be true or false",
 		},
-		{"GET", "/workspaces/acme/projects?status=GONE", ``, 400, "status must be one of"},
+		{"GET", "/workspaces/acme/projects?status=GONE", ``, 400, "status: must be one of"},
 		{
 			"POST", "/user/tokens", `{"scopes":["NO"],"workspace_restrictions":["no"],"ip_restrictions":["x"],"expires_at":"tomorrow"}`,
-			400, "workspace_restrictions there is no workspace|expires_at must be a time|name must not be empty|scopes.0|ip_restrictions.0",
+			400, "workspace_restrictions: there is no workspace|expires_at: must be a time|name: must not be empty|scopes.0|ip_restrictions.0",
 		},
 	} {
 		rec := w.ask(c.method, c.path, c.body)

@@ -53,7 +53,7 @@ func startFields() []field[pipe] {
 			func(p *pipe, s string) { p.Priority = pipeline.Priority(s) }),
 		boolField("always_from_scratch", func(p *pipe) *bool { return &p.FromScratch }),
 		boolField("auto_clear_cache", func(p *pipe) *bool { return &p.ClearCache }),
-		boolField("no_skip_to_most_recent", func(p *pipe) *bool { return &p.NoSkip }),
+		boolField("no_skip_to_most_recent", func(p *pipe) *bool { return &p.NoSkip }).as(obeyed, "without it a run that still waits for an earlier one of its pipeline ends as SKIPPED when a newer one of the same branch or tag is started; the error_message of its first action says which"),
 		boolField("concurrent_pipeline_runs", func(p *pipe) *bool { return &p.Concurrent }).as(failing, ""),
 		boolField("description_required", func(p *pipe) *bool { return &p.CommentRequired }),
 		{

@@ -285,11 +285,15 @@ func (h *handlers) readRemote(r *http.Request, p project.Project, url, user, pas
 // remotePaths gives what is wrong with an outside repository the names that it
 // has here.
 func remotePaths(err error) error {
+	return renamed(err, map[string]string{"url": "custom_repo_url", "username": "custom_repo_user", "password": "custom_repo_pass"})
+}
+
+// renamed gives an error whose fields have other names here.
+func renamed(err error, names map[string]string) error {
 	bad, ok := project.AsInvalid(err)
 	if !ok {
 		return err
 	}
-	names := map[string]string{"url": "custom_repo_url", "username": "custom_repo_user", "password": "custom_repo_pass"}
 	out := &project.Invalid{}
 	for _, f := range bad.Fields {
 		out.Add(or(names[f.Path], f.Path), f.Kind, f.Message)
@@ -315,6 +319,9 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	}
 	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, in.remote, nil)
 	if err != nil {
+		if in.name != nil && in.display == nil { // what was sent empty is told of, not what might have been sent instead
+			err = renamed(err, map[string]string{"display_name": "name"})
+		}
 		return remotePaths(err)
 	}
 	o, err := h.fromProject(r, p)

@@ -39,9 +39,9 @@ func TestOutsideRepository(t *testing.T) {
 	one.Username = "v"
 	have(one)
 	for body, path := range map[string]string{
-		`{"custom_repo_url":"https://two.invalid/a/b.git"}`:                                "custom_repo_pass is to be given anew",
-		`{"custom_repo_url":"http://one.invalid/a/b.git","custom_repo_pass":"!encrypted"}`: "custom_repo_pass is to be given anew",
-		`{"custom_repo_url":"ftp://one.invalid/a/b.git","custom_repo_pass":""}`:            "custom_repo_url has the scheme",
+		`{"custom_repo_url":"https://two.invalid/a/b.git"}`:                                "custom_repo_pass: is to be given anew",
+		`{"custom_repo_url":"http://one.invalid/a/b.git","custom_repo_pass":"!encrypted"}`: "custom_repo_pass: is to be given anew",
+		`{"custom_repo_url":"ftp://one.invalid/a/b.git","custom_repo_pass":""}`:            "custom_repo_url: has the scheme",
 	} {
 		if rec := w.ask("PATCH", p, body); rec.Code != 400 || !strings.Contains(rec.Body.String(), path) {
 			t.Errorf("%s: %d %s", body, rec.Code, rec.Body)

@@ -153,6 +153,7 @@ type containerRequest struct {
 }
 
 // paths gives the core's paths; the front door finds what is wrong with them.
+// id is "" when the project is not known.
 func (d *dialect) paths(r *http.Request, by access.Actor, id project.ID, in []pathRequest) ([]ingress.Path, error) {
 	bad := &project.Invalid{}
 	out := make([]ingress.Path, 0, len(in))
@@ -183,7 +184,7 @@ func (d *dialect) container(r *http.Request, by access.Actor, id project.ID, c *
 		bad.Add(at+".service", "required", "the id of a service is needed")
 	} else if uuid.Validate(*c.ID) == nil {
 		path.Service = *c.ID
-		if s, err := d.Stacks.Find(r.Context(), by, *c.ID); errdefs.IsNotFound(err) || err == nil && s.Project != id {
+		if s, err := d.Stacks.Find(r.Context(), by, *c.ID); errdefs.IsNotFound(err) || err == nil && id != "" && s.Project != id {
 			bad.Add(at+".service", "format", "is no service of the project")
 		}
 	} else {
@@ -223,14 +224,18 @@ func (d *dialect) createIngress(w http.ResponseWriter, r *http.Request, by acces
 	if err := api.Decode(w, r, &in); err != nil {
 		return err
 	}
+	var p project.Project
+	var bad error
 	if in.ProjectID == nil || *in.ProjectID == "" {
-		return &project.Invalid{Fields: []project.Field{{Path: "projectId", Kind: "required", Message: "a project is needed"}}}
+		bad = &project.Invalid{Fields: []project.Field{{Path: "projectId", Kind: "required", Message: "a project is needed"}}}
+	} else {
+		var err error
+		if p, err = d.Projects.Get(r.Context(), by, *in.ProjectID); err != nil {
+			return err
+		}
 	}
-	p, err := d.Projects.Get(r.Context(), by, *in.ProjectID)
-	if err != nil {
-		return err
-	}
-	paths, bad := d.paths(r, by, p.ID, in.Paths)
+	paths, err := d.paths(r, by, p.ID, in.Paths)
+	bad = both(bad, err)
 	if in.Hostname == nil {
 		in.Hostname = new(string)
 	}

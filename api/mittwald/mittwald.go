@@ -8,9 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"strings"
-
-	"github.com/containerd/errdefs"
 
 	"slipway/access"
 	"slipway/api"
@@ -139,7 +136,7 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	if status == http.StatusInsufficientStorage {
 		status = http.StatusPreconditionFailed // a 5xx is retried for minutes
 	}
-	f := failure{Type: types[status], Message: message(err)}
+	f := failure{Type: types[status], Message: api.Text(err)}
 	if f.Type == "" {
 		f.Type = "InternalServerError"
 	}
@@ -162,20 +159,6 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 		f.ValidationErrors = []validationError{{Message: f.Message, Type: "format"}}
 	}
 	_ = api.JSON(w, status, f) // whoever has gone needs no answer
-}
-
-// message is the text of an error without the name of its kind at the end.
-func message(err error) string {
-	s := err.Error()
-	for _, kind := range []error{
-		errdefs.ErrNotFound, errdefs.ErrFailedPrecondition, errdefs.ErrAlreadyExists, errdefs.ErrPermissionDenied,
-		errdefs.ErrUnauthenticated, errdefs.ErrResourceExhausted, errdefs.ErrInvalidArgument,
-	} {
-		if cut, ok := strings.CutSuffix(s, ": "+kind.Error()); ok {
-			s = cut
-		}
-	}
-	return s
 }
 
 // renamed gives an error whose fields have other names on the wire.

@@ -158,7 +158,7 @@ func (d *dialect) createStack(w http.ResponseWriter, r *http.Request, by access.
 		return err
 	}
 	if t := compact(in.TemplateConfig); t != "" && t != "null" {
-		return fmt.Errorf("there is no such template: %w", errdefs.ErrNotFound)
+		return errdefs.ErrNotFound.WithMessage("there are no templates here")
 	}
 	description := ""
 	if in.Description != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -77,12 +78,12 @@ func fail(w http.ResponseWriter, _ *http.Request, status int, err error) {
 	var b body
 	if bad, ok := project.AsInvalid(err); ok {
 		for _, f := range bad.Fields {
-			b.Errors = append(b.Errors, fault{f.Path + ": " + f.Message, f.Path})
+			b.Errors = append(b.Errors, fault{strings.TrimPrefix(f.Path+": "+f.Message, ": "), f.Path})
 		}
 	} else if status >= 500 && !errdefs.IsResourceExhausted(err) {
 		b.Errors = []fault{{Message: "internal error; the server's log has it under the request id"}}
 	} else {
-		b.Errors = []fault{{Message: err.Error()}}
+		b.Errors = []fault{{Message: api.Text(err)}}
 	}
 	_ = api.JSON(w, status, b)
 }
@@ -202,11 +203,14 @@ func (h *Handlers) actionLog(w http.ResponseWriter, r *http.Request, by access.A
 	return errors.Join(err, b.Flush())
 }
 
-// check looks at the stores of the running server; only who may do everything
-// may ask for that much work.
+// check looks at the stores of the running server; only who may do everything,
+// and everywhere, may ask for that much work.
 func (h *Handlers) check(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	if err := by.Has(access.WorkspacesManage); err != nil {
 		return err
+	}
+	if len(by.Token.Workspaces) > 0 {
+		return fmt.Errorf("the token is good for some workspaces only, and the server is that of all: %w", errdefs.ErrPermissionDenied)
 	}
 	if err := h.Check(r.Context()); err != nil {
 		return &project.Invalid{Fields: []project.Field{{Path: "server", Kind: "format", Message: err.Error()}}}
