@@ -26,7 +26,10 @@ import (
 func (h *handling) do(ctx context.Context, i int) settled {
 	h.mask = nil
 	res, tags, err := h.try(ctx, h.x.Steps[i])
+	why := endedFromAbove(ctx)
 	switch {
+	case why != nil && (err != nil || res.Status != Successful):
+		res = h.broken(context.WithoutCancel(ctx), i, why)
 	case err == nil:
 		res.Error = h.masked(res.Error)
 	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
@@ -78,7 +81,7 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 				return Result{}, nil, fmt.Errorf("open the log: %w", err)
 			}
 		}
-		for _, n := range prefixed(slices.Concat(pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
+		for _, n := range prefixed(slices.Concat(s.again(), pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
 			log.say(n)
 		}
 		err := h.prepare(ctx, log.say)
@@ -91,8 +94,8 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 		}
 	} else if s.Attempt == 1 {
 		h.once(ctx, log, prefixed(notes(h.x.Frozen, s.Action)))
-	} else if s.Tries > 0 {
-		h.once(ctx, log, prefixed([]string{fmt.Sprintf("try %d of %d", s.Tries+1, s.Action.Retries+1)}))
+	} else {
+		h.once(ctx, log, prefixed(s.again()))
 	}
 	if log.err != nil {
 		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
@@ -120,6 +123,17 @@ func (h *handling) check(s ActionExecution) error {
 			h.x.Frozen.Name, strings.Join(l, ", "))
 	}
 	return nil
+}
+
+// again says that what is above in the log is of an earlier attempt.
+func (s ActionExecution) again() []string {
+	switch {
+	case s.Attempt == 1:
+		return nil
+	case s.Tries > 0:
+		return []string{fmt.Sprintf("try %d of %d", s.Tries+1, s.Action.Retries+1)}
+	}
+	return []string{fmt.Sprintf("retried: attempt %d of this action begins here", s.Attempt)}
 }
 
 func prefixed(notes []string) []string {

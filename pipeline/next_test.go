@@ -203,7 +203,8 @@ func TestAdmit(t *testing.T) {
 			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1)}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(2)}, {ID: "c", Pipeline: 1, Number: 3, Queued: at(3)},
 		}, []Running{{"z", 1, ""}}, Limits{}, "", "{a 3} {b 3}"},
 		{"only of the same ref", []Waiting{
-			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Ref: "main"}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(2), Ref: "dev"},
+			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Ref: "main"},
+			{ID: "b", Pipeline: 1, Number: 2, Queued: at(2), Ref: "dev"},
 			{ID: "c", Pipeline: 1, Number: 3, Queued: at(3), Ref: "main"},
 		}, []Running{{"z", 1, ""}}, Limits{}, "", "{a 3}"},
 		{"none is replaced", []Waiting{

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -237,6 +238,25 @@ func validateVariables(vs []Variable, path string, inv *project.Invalid) {
 		if v.isVar() && tooLong(v.Key+"="+v.Value) {
 			inv.Add(at+".value", "maximum", fmt.Sprintf("must be at most %d bytes with the key and =: no program can be started with more; a FILE may be longer", secret.MaxWord))
 		}
+		v.validatePlace(at, inv)
+	}
+}
+
+// validatePlace finds a file that would be nowhere without anybody having said
+// so.
+func (v Variable) validatePlace(at string, inv *project.Invalid) {
+	switch {
+	case v.FilePlace == "" && !v.isVar() && variableTypes[v.Type]:
+		inv.Add(at+".file_place", "required", "must be CONTAINER for a "+v.Type+", with file_path; with NONE no container has it")
+	case v.FilePlace == "" && v.FilePath == "", v.FilePlace == secret.None:
+	case v.isVar():
+		inv.Add(at+".file_place", "conflict", "a VAR is no file: type must be FILE")
+	case v.FilePlace != secret.Container:
+		inv.Add(at+".file_place", "enum", "must be NONE or CONTAINER")
+	case v.FilePath == "":
+		inv.Add(at+".file_path", "required", "must say where the file goes in the container")
+	case !path.IsAbs(v.FilePath) && !strings.HasPrefix(v.FilePath, "~/"):
+		inv.Add(at+".file_path", "format", "must begin with / or ~/")
 	}
 }
 

@@ -138,8 +138,6 @@ func TestRetry(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{})
 	p := w.pipeline(Pipeline{}, sh("echo once >> count"), sh("test -f there || touch there && exit 1"), sh("cat count"))
-	p2 := sh("exit 1")
-	_ = p2
 	x := w.wait(w.start(p, Start{}))
 	if x.Status != Failed {
 		t.Fatal(w.words(x))
@@ -158,6 +156,9 @@ func TestRetry(t *testing.T) {
 	y = w.wait(y)
 	if y.Status != Failed || y.Steps[0].Attempt != 1 || y.Steps[1].Attempt != 2 {
 		t.Errorf("retried: %s %+v", w.words(y), y.Steps)
+	}
+	if l := w.lines(y, 1); !slices.Contains(l, "Note: retried: attempt 2 of this action begins here") {
+		t.Errorf("the log of both attempts: %q", l)
 	}
 	if _, err := w.Operate(t.Context(), w.admin, x.ID, "NO"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("unknown operation: %v", err)

@@ -79,7 +79,7 @@ func TestTooLongToSave(t *testing.T) {
 		"a word of entrypoint": {Run{Entrypoint: long(secret.MaxWord + 1), Commands: "x"}, nil, "entrypoint"},
 		"a variable":           {Run{}, []Variable{{Key: "A", Value: long(secret.MaxWord - 2)}}, ""},
 		"a longer variable":    {Run{}, []Variable{{Key: "A", Value: long(secret.MaxWord - 1)}}, "variables.0.value"},
-		"a file":               {Run{}, []Variable{{Key: "A", Type: "FILE", Value: long(2 * secret.MaxWord)}}, ""},
+		"a file":               {Run{}, []Variable{{Key: "A", Type: "FILE", FilePlace: "CONTAINER", FilePath: "/a", Value: long(2 * secret.MaxWord)}}, ""},
 	} {
 		c.run.Image, c.run.Tag = "a", "b"
 		var inv project.Invalid

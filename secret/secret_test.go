@@ -439,6 +439,8 @@ func TestVariableInput(t *testing.T) {
 		"description":                          {Key: "A", Description: "a\x00"},
 		"file_place":                           {Key: "A", FilePlace: "THERE"},
 		"file_place ":                          {Key: "A", FilePlace: Container, FilePath: "/x"},
+		"file_place  ":                         {Key: "A", Type: File},
+		"file_place   ":                        {Key: "A", Type: SSHKey, FilePath: "/x"},
 		"file_path":                            {Key: "A", Type: File, FilePlace: Container},
 		"file_path ":                           {Key: "A", Type: File, FilePlace: Container, FilePath: "x"},
 		"key type value file_place file_chmod": {Type: "?", Value: "\xff", FilePlace: "?", FileMode: "999"},

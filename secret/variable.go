@@ -70,7 +70,7 @@ type Variable struct {
 	Description string
 	Encrypted   bool // always, of an SSH_KEY
 	Settable    bool
-	FilePlace   string // NONE or CONTAINER; "": NONE
+	FilePlace   string // NONE or CONTAINER; "": NONE, of a VAR alone
 	FilePath    string
 	FileMode    string // octal, "": 600
 	Updated     time.Time
@@ -96,7 +96,7 @@ func (v Variable) whole() Variable {
 	if v.Type == "" {
 		v.Type = Var
 	}
-	if v.FilePlace == "" {
+	if v.FilePlace == "" && v.Type == Var {
 		v.FilePlace = None
 	}
 	v.Encrypted = v.Encrypted || v.Type == SSHKey
@@ -132,6 +132,9 @@ func (v Variable) Validate() error {
 	}
 	bad.Text("description", v.Description, maxDescription)
 	switch {
+	case v.FilePlace == "" && (v.Type == File || v.Type == SSHKey):
+		bad.Add("file_place", "required", "must be CONTAINER, with file_path; with NONE no container has it")
+	case v.FilePlace == "": // the type is wrong
 	case v.FilePlace != None && v.FilePlace != Container:
 		bad.Add("file_place", "enum", "must be NONE or CONTAINER")
 	case v.FilePlace == Container && v.Type == Var:
