@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -115,11 +116,13 @@ func TestIdleNetworks(t *testing.T) {
 			taken: map[string]map[int]bool{}, next: map[string]int{}, empty: map[string]time.Time{},
 		}
 		var gone []string
+		n.mu.Lock()
 		n.idle = time.AfterFunc(time.Hour, func() {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			gone = append(gone, n.unused()...)
 		})
+		n.mu.Unlock()
 		defer n.idle.Stop()
 		use := func(name string) int {
 			last, err := n.take(name)
@@ -135,15 +138,21 @@ func TestIdleNetworks(t *testing.T) {
 			time.Sleep(networkIdle / 3)
 			synctest.Wait()
 		}
-		if len(gone) != 1 || gone[0] != "left" {
-			t.Errorf("gone: %q", gone)
+		wants := func(names ...string) {
+			t.Helper()
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if !slices.Equal(gone, names) {
+				t.Errorf("gone: %q, not %q", gone, names)
+			}
+			for _, name := range names {
+				delete(n.plan.Numbers, name)
+			}
 		}
-		delete(n.plan.Numbers, "left")
+		wants("left")
 		time.Sleep(2 * networkIdle)
 		synctest.Wait()
-		if len(gone) != 2 || gone[1] != "busy" || n.armed {
-			t.Errorf("gone: %q, armed %v", gone, n.armed)
-		}
+		wants("left", "busy")
 	})
 }
 
