@@ -28,7 +28,7 @@ const (
 
 // openMonitors finds all containers of earlier servers again.
 func (e *Engine) openMonitors() error {
-	m := &monitors{e: e, by: map[string]*monitor{}}
+	m := &monitors{e: e, by: map[string]*monitor{}, patient: startTime}
 	e.monitors = m
 	ents, err := os.ReadDir(e.path("runs"))
 	if err != nil {
@@ -172,13 +172,19 @@ func (mon *monitor) resume(version int) {
 	mon.wait()
 }
 
-// lost ends what is left of a container without a child and writes the exit
-// record that the child could not write.
+// lost is bury for a container whose child was killed, so that nobody saw its
+// end.
 func (m *monitors) lost(rec record, why engine.Reason) *wire.Exit {
 	msg := "its monitor was killed, so how it ended is not known"
 	if why == engine.ReasonHost {
 		msg = "the host was restarted"
 	}
+	return m.bury(rec, why, msg)
+}
+
+// bury ends what is left of a container without a child and writes the exit
+// record that the child could not write.
+func (m *monitors) bury(rec record, why engine.Reason, msg string) *wire.Exit {
 	if err := m.e.clear(rec); err != nil {
 		m.e.log.Error("what a lost monitor left could not be cleared", "id", rec.ID, "err", err)
 	}

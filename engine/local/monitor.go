@@ -3,17 +3,14 @@ package local
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"slipway/crash"
 	"slipway/engine"
 	"slipway/engine/local/wire"
 )
@@ -27,6 +24,8 @@ const (
 const (
 	// hung is how long after the grace a child may take to end its container.
 	hung = 10 * time.Second
+	// startTime is how long a container that has all it needs may take to run.
+	startTime = time.Minute
 	// askTime bounds the wait for an answer that comes at once, or after a clean
 	// up.
 	askTime = 40 * time.Second
@@ -73,6 +72,7 @@ type monitors struct {
 	mu      sync.Mutex
 	by      map[string]*monitor // by name
 	readers sync.WaitGroup
+	patient time.Duration // startTime, but in tests
 }
 
 // monitor is the server's end of one child, or what is known of a container
@@ -134,81 +134,6 @@ func (m *monitors) monitor(rec record) *monitor {
 	return &monitor{record: rec, m: m, done: make(chan struct{}), settled: make(chan struct{})}
 }
 
-// start starts the container of a record that is new. The monitor is also given
-// when the container could not start: then it has ended; and when the engine is
-// closed in the middle of it: then the next one knows more. An error means that
-// nothing was started and nothing is kept.
-func (m *monitors) start(rec record, cfg wire.Config) (*monitor, error) {
-	rec.Boot, rec.At = m.e.boot, time.Now()
-	mon := m.monitor(rec)
-	if m.e.closing.Load() {
-		return nil, errClosed
-	}
-	m.mu.Lock()
-	if m.by[rec.Name] != nil {
-		m.mu.Unlock()
-		return nil, fmt.Errorf("%s is there already", rec.Name)
-	}
-	m.by[rec.Name] = mon
-	m.mu.Unlock()
-	if err := mon.launch(cfg); err != nil {
-		err = errors.Join(err, mon.dismiss())
-		m.forget(rec.Name)
-		return nil, err
-	}
-	return mon, nil
-}
-
-// launch writes the record, starts the child and tells it what to run.
-func (mon *monitor) launch(cfg wire.Config) error {
-	m := mon.m
-	cfg.ID, cfg.Dir, cfg.Run = mon.Name, m.dir(mon.Name), m.run(mon.Name)
-	cfg.Runc, cfg.Root, cfg.Bundle, cfg.Cgroup, cfg.Log = m.e.runc, m.e.runcRoot, mon.Bundle, mon.Cgroup, mon.Log
-	cfg.Unmount = mon.Mounts
-	for _, d := range []string{cfg.Run, filepath.Dir(cfg.Log)} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err
-		}
-	}
-	if err := m.write(mon.record); err != nil {
-		return err
-	}
-	crash.At("engine: a start is noted")
-	conn, pid, err := m.spawn(cfg.Run)
-	if err != nil {
-		return fmt.Errorf("start the monitor: %w", err)
-	}
-	crash.At("engine: a monitor was started")
-	mon.child = pid
-	hello := mon.attach(conn, wire.Version)
-	started := mon.send(wire.Request{Op: wire.OpStart, Config: &cfg})
-	if r, ok := <-hello; !ok || r.Error != "" {
-		if m.e.closing.Load() {
-			return nil // the next server finds out how far it came
-		}
-		return fmt.Errorf("the monitor did not answer: %s%s", r.Error, mon.complaint())
-	}
-	r, ok := <-started
-	if ok && r.Error != "" && r.Code != wire.CodeRunc { // refused before anything was done
-		return errors.New(r.Error)
-	}
-	if ok && r.Error == "" {
-		mon.mu.Lock()
-		mon.pid, mon.started = r.Pid, r.Start
-		mon.mu.Unlock()
-		mon.wait()
-		return nil
-	}
-	// One that could not start it, or was killed in the middle, has ended.
-	mon.wait()
-	select {
-	case <-mon.done:
-		return nil
-	case <-m.e.closed:
-		return nil // we hung up: it goes on, or the next server sees that it does not
-	}
-}
-
 // write writes start.json. It is not synced: of a host that lost power it is
 // only read that the container was lost.
 func (m *monitors) write(rec record) error {
@@ -229,53 +154,6 @@ func (m *monitors) writeExit(rec record, x *wire.Exit) error {
 		return err
 	}
 	return replaceFile(filepath.Join(m.dir(rec.Name), wire.ExitFile), b)
-}
-
-// complaint is what the child wrote before it went.
-func (mon *monitor) complaint() string {
-	b, _ := os.ReadFile(filepath.Join(mon.m.run(mon.Name), wire.ErrFile))
-	if len(b) > 500 {
-		b = b[:500]
-	}
-	return string(b)
-}
-
-// spawn starts a child. It gets one end of a socket pair, a file for its last
-// words, and nothing else.
-func (m *monitors) spawn(run string) (net.Conn, int, error) {
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	ours, theirs := os.NewFile(uintptr(p[0]), "child"), os.NewFile(uintptr(p[1]), "server")
-	defer ours.Close()
-	defer theirs.Close()
-	errf, err := os.OpenFile(filepath.Join(run, wire.ErrFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer errf.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer null.Close()
-	// Not by os/exec: waiting for each would keep a thread for each.
-	pid, err := syscall.ForkExec(m.e.child, wire.Args(m.e.inst, m.e.opts.DataDir), &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GOGC=25", "GOMAXPROCS=2", "GOTRACEBACK=1"},
-		Files: []uintptr{null.Fd(), null.Fd(), errf.Fd(), wire.Descriptor: theirs.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		reap(pid)
-		return nil, 0, err
-	}
-	return conn, pid, nil
 }
 
 // reap takes the status of a child that is about to end. One that an earlier
@@ -361,9 +239,11 @@ func (mon *monitor) send(q wire.Request) <-chan wire.Reply {
 	q.N = mon.seq
 	b, err := json.Marshal(q)
 	if err == nil {
+		_ = mon.conn.SetWriteDeadline(time.Now().Add(askTime)) // a child that hangs does not read
 		_, err = mon.conn.Write(append(b, '\n'))
 	}
 	if err != nil {
+		_ = mon.conn.Close() // it may have got half of it
 		close(ch)
 		return ch
 	}
@@ -436,9 +316,9 @@ func (mon *monitor) killMillis(ms int64, why engine.Reason) {
 		select {
 		case <-mon.done:
 		default:
-			if pid > 1 && !mon.m.e.closing.Load() {
+			if !mon.m.e.closing.Load() {
 				mon.m.e.log.Error("a monitor did not end its container and is killed", "id", mon.ID)
-				_ = unix.Kill(pid, unix.SIGKILL)
+				killChild(pid)
 			}
 		}
 	})
@@ -462,9 +342,7 @@ func (mon *monitor) dismiss() error {
 	if err != nil {
 		if !errors.Is(err, errLost) {
 			mon.m.e.log.Warn("a monitor does not go and is killed", "id", mon.ID, "err", err)
-			if mon.child > 1 {
-				_ = unix.Kill(mon.child, unix.SIGKILL)
-			}
+			killChild(mon.child)
 		}
 		err = mon.m.e.clear(mon.record)
 	}

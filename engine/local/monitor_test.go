@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -203,6 +204,56 @@ func TestHungMonitorAtStart(t *testing.T) {
 		}
 	}
 	until(t, "nothing is left", func() bool { return b.traces() == noTraces })
+}
+
+// TestStartThatHangs has a monitor that never says hello, and a runc that never
+// comes back: the start ends after its time, says why, and leaves nothing.
+func TestStartThatHangs(t *testing.T) {
+	b := open(t)
+	hangs := filepath.Join(t.TempDir(), "hangs")
+	if err := os.WriteFile(hangs, []byte("#!/bin/sh\necho $$ > \"$0.pid\"\nexec sleep 1000\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	gone := func() {
+		t.Helper()
+		pid, err := os.ReadFile(hangs + ".pid")
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, "what hung is gone", func() bool {
+			stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+			return err != nil || strings.Contains(string(stat), ") Z ")
+		})
+		until(t, "nothing is left", func() bool { return b.traces() == noTraces })
+	}
+	runc, child := b.runc, b.child
+	b.monitors.patient = 500 * time.Millisecond
+
+	b.child = hangs
+	id, s := b.sh("exit 3")
+	if _, err := b.Run(t.Context(), id, s); err == nil || !strings.Contains(err.Error(), "the monitor did not answer within 500ms") {
+		t.Errorf("a run: %v", err)
+	}
+	gone()
+	err := b.Apply(t.Context(), "stack/p", engine.Change{Start: &engine.ServiceSpec{
+		ID: "svc", Service: "web", Workspace: "w", Network: "p", Image: b.base, Command: []string{"/bin/sh", "-c", answers}, Log: filepath.Join(b.logs, "svc"),
+	}})
+	if err == nil || !strings.Contains(err.Error(), "the monitor did not answer within 500ms") {
+		t.Errorf("an instance: %v", err)
+	}
+	gone()
+
+	b.child, b.runc = child, hangs
+	x, _ := b.do("exit 3")
+	if x.Code != -1 || x.Reason != engine.ReasonNone || x.Message != "it did not run within 500ms" {
+		t.Errorf("a run: %+v", x)
+	}
+	gone()
+
+	b.runc, b.monitors.patient = runc, startTime
+	if x, err := b.Run(t.Context(), id, s); err != nil || x.Code != 3 { // nothing was started before
+		t.Errorf("the run again: %+v %v", x, err)
+	}
 }
 
 // TestFullDisk has the engine on a small disk.
