@@ -161,6 +161,9 @@ func (s *Sources) fetch(ctx context.Context, id project.ID, r *Remote, hash, ref
 	if s.enough(ctx, dir, hash, depth) {
 		return dir, nil // another one fetched it
 	}
+	if err := s.still(ctx, id, r); err != nil {
+		return "", err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, fetching, fmt.Errorf("%s took more than %s: %w", redact(r.URL), fetching, errdefs.ErrUnavailable))
 	defer cancel()
 	for again := false; ; again = true {
@@ -178,6 +181,16 @@ func (s *Sources) fetch(ctx context.Context, id project.ID, r *Remote, hash, ref
 		return "", outside(r, err)
 	}
 	return dir, nil
+}
+
+// still fails if a project was linked to something else while its mirror was
+// waited for: that one's must have nothing of this one in it.
+func (s *Sources) still(ctx context.Context, id project.ID, r *Remote) error {
+	now, _, err := s.loadRemote(ctx, id)
+	if err == nil && (now == nil || now.URL != r.URL) {
+		err = fmt.Errorf("the project was linked to something else than %s meanwhile: %w", redact(r.URL), errdefs.ErrAborted)
+	}
+	return err
 }
 
 func (s *Sources) fetchOnce(ctx context.Context, id project.ID, r *Remote, k *lock, hash, ref string, depth int) error {
@@ -348,6 +361,9 @@ func (s *Sources) wholeMirror(ctx context.Context, id project.ID, r *Remote, fre
 	defer k.release()
 	if recent() {
 		return dir, nil
+	}
+	if err := s.still(ctx, id, r); err != nil {
+		return "", err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, fetching, fmt.Errorf("%s took more than %s: %w", redact(r.URL), fetching, errdefs.ErrUnavailable))
 	defer cancel()

@@ -71,7 +71,8 @@ func (s *Sources) refsOf(ctx context.Context, id project.ID) (seen, error) {
 }
 
 // DefaultBranch is "main" until the first push names another. That of a linked
-// project is what the outside repository said last.
+// project is what the outside repository said last; one that never did is asked,
+// and has as long as in Resolve.
 func (s *Sources) DefaultBranch(ctx context.Context, id project.ID) (string, error) {
 	remote, known, err := s.loadRemote(ctx, id)
 	if err != nil {
@@ -83,8 +84,10 @@ func (s *Sources) DefaultBranch(ctx context.Context, id project.ID) (string, err
 	if known != "" {
 		return known, nil
 	}
-	v, err := s.look(ctx, id, remote, "")
-	return v.head, err
+	return within(ctx, s.patience, s.tooSlow(remote), func(ctx context.Context) (string, error) {
+		v, err := s.look(ctx, id, remote, "")
+		return v.head, err
+	})
 }
 
 // listed is one line of ls-tree.

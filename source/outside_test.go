@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -97,9 +98,16 @@ func TestSlowOutside(t *testing.T) {
 	}
 	stalled("")
 	begun := time.Now()
-	for _, revision := range []string{"HEAD", "main", one, one[:9]} {
-		_, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", revision)
-		if !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "http://127.0.0.1:") || !strings.HasSuffix(err.Error(), "/git/acme/web.git did not answer within 300ms: unavailable") {
+	ask := func(revision string) (err error) {
+		if revision == "" {
+			_, err = l.here.sources.DefaultBranch(t.Context(), l.q.ID)
+		} else {
+			_, err = l.here.sources.Resolve(t.Context(), l.q.ID, "", revision)
+		}
+		return err
+	}
+	for _, revision := range []string{"", "HEAD", "main", one[:9]} {
+		if err := ask(revision); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "http://127.0.0.1:") || !strings.HasSuffix(err.Error(), "/git/acme/web.git did not answer within 300ms: unavailable") {
 			t.Errorf("%s: %v", revision, err)
 		}
 	}
@@ -107,6 +115,9 @@ func TestSlowOutside(t *testing.T) {
 		t.Errorf("it took %s", d)
 	}
 	// Which commit it is was told: what it says can be fetched by who has time.
+	if c, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", one); err != nil || *c != (Commit{Revision: one}) {
+		t.Errorf("a full hash: %+v, %v", c, err)
+	}
 	stalled("command=fetch")
 	c, err := l.here.sources.Resolve(t.Context(), l.q.ID, "", "main")
 	if err != nil || *c != (Commit{Revision: one}) {
@@ -118,6 +129,17 @@ func TestSlowOutside(t *testing.T) {
 		}
 		return false
 	})
+	short := func() error { return ask(one[:9]) }
+	if err := short(); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "try again in some minutes, or give the full hash") {
+		t.Errorf("a short hash: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.here.sources.Run(ctx) }()
+	until(t, "who asks again finds what was fetched meanwhile", func() bool { return short() == nil })
+	cancel()
+	<-done
+	must(t, l.here.sources.forget(t.Context(), l.q.ID))
 	if c, err := l.here.sources.Commit(t.Context(), l.q.ID, one); err != nil || c.Subject != "one" {
 		t.Errorf("with time: %+v, %v", c, err)
 	}

@@ -12,14 +12,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"slipway/access"
-	"slipway/crash"
 	"slipway/project"
 	"slipway/secret"
 )
@@ -29,37 +27,14 @@ import (
 // Password or PrivateKey of secret.Encrypted is left as it was if the URL still
 // leads to the same host.
 func (s *Sources) SetRemote(ctx context.Context, by access.Actor, id project.ID, r *Remote) error {
-	p, err := s.projects.Get(ctx, by, string(id))
-	if err != nil {
-		return err
-	}
-	if err := by.May(p.Workspace, access.ProjectManage); err != nil {
-		return err
-	}
-	old, _, err := s.loadRemote(ctx, p.ID)
-	if err != nil {
-		return err
-	}
-	if r != nil {
-		now := *r
-		if err := now.normalize(old, s.cfg.Private); err != nil {
-			return err
+	_, err := s.update(ctx, by, id, project.Change{}, func(old *Remote) (*Remote, error) {
+		if r == nil {
+			return nil, nil
 		}
-		r = &now
-	}
-	k, err := s.locks.take(ctx, s.mirrorLock(p.ID), false)
-	if err != nil {
-		return err
-	}
-	defer k.release()
-	if err := s.saveRemote(ctx, p.ID, r); err != nil {
-		return fmt.Errorf("link project %s: %w", p.Name, err)
-	}
-	crash.At("source: a project is linked")
-	if old != nil && (r == nil || r.URL != old.URL) {
-		return s.dropMirror(p.ID) // what another URL or nobody gives is not ours to show
-	}
-	return nil
+		now := *r
+		return &now, now.normalize(old, s.cfg.Private)
+	})
+	return err
 }
 
 // Remote gives the outside repository of a project without its secrets, which
@@ -152,10 +127,8 @@ func (r *Remote) normalize(old *Remote, private bool) error {
 	}
 	if r.Password == secret.Encrypted || string(r.PrivateKey) == secret.Encrypted {
 		keep := Remote{}
-		if old != nil {
-			if was, _, err := parseURL(old.URL); err == nil && was.scheme == p.scheme && was.host == p.host && was.port == p.port {
-				keep = *old
-			}
+		if old != nil && sameHost(old.URL, r.URL) {
+			keep = *old
 		}
 		if r.Password == secret.Encrypted {
 			if r.Password = keep.Password; r.Password == "" {
@@ -177,6 +150,13 @@ func (r *Remote) normalize(old *Remote, private bool) error {
 		}
 	}
 	return bad.Err()
+}
+
+// sameHost tells whether two URLs lead to the same server.
+func sameHost(a, b string) bool {
+	p, _, err := parseURL(a)
+	q, _, also := parseURL(b)
+	return err == nil && also == nil && p.scheme == q.scheme && p.host == q.host && p.port == q.port
 }
 
 // inside tells whether an address is not of the open internet.
@@ -205,6 +185,9 @@ var reserved = []netip.Prefix{
 // the name up again and find another.
 func (p place) reach(ctx context.Context, private bool) (netip.Addr, error) {
 	list, err := net.DefaultResolver.LookupNetIP(ctx, "ip", p.host)
+	if ctx.Err() != nil {
+		return netip.Addr{}, fmt.Errorf("look the host %s up: %w", p.host, context.Cause(ctx))
+	}
 	if err != nil || len(list) == 0 {
 		return netip.Addr{}, fmt.Errorf("the host %s is not found: %w", p.host, errdefs.ErrUnavailable)
 	}
@@ -335,10 +318,3 @@ func inMemory(text []byte) (name string, done func(), err error) {
 	}
 	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), func() { _ = f.Close() }, nil
 }
-
-// Times that an outside repository may take.
-const (
-	asking   = 15 * time.Second // while somebody waits for an answer
-	listing  = time.Minute
-	fetching = 20 * time.Minute
-)

@@ -60,8 +60,8 @@ func names(revision string) []string {
 // Resolve finds the commit of a revision: a full or short hash, a ref, a
 // branch, a tag, or HEAD of branch ("" is the default one). A linked project
 // asks the outside repository, which has some seconds: one that is slower is
-// errdefs.ErrUnavailable, or, if it has told which commit a name stands for, that
-// without what it says. It gives nil, nil for HEAD of a repository with no
+// errdefs.ErrUnavailable, or, if it is known which commit is meant, that without
+// what it says and without knowing whether it is there. It gives nil, nil for HEAD of a repository with no
 // commit; errdefs.ErrNotFound names an unknown revision.
 func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision string) (*Commit, error) {
 	revision = strings.TrimSpace(revision)
@@ -73,14 +73,9 @@ func (s *Sources) Resolve(ctx context.Context, id project.ID, branch, revision s
 		return nil, err
 	}
 	if remote != nil {
-		slow := fmt.Errorf("%s did not answer within %s: %w", redact(remote.URL), s.patience, errdefs.ErrUnavailable)
-		ctx, cancel := context.WithTimeoutCause(ctx, s.patience, slow)
-		defer cancel()
-		c, err := s.resolveRemote(ctx, id, remote, known, branch, revision)
-		if errors.Is(err, slow) {
-			err = slow // without where it was on the way
-		}
-		return c, err
+		return within(ctx, s.patience, s.tooSlow(remote), func(ctx context.Context) (*Commit, error) {
+			return s.resolveRemote(ctx, id, remote, known, branch, revision)
+		})
 	}
 	dir, err := s.own(id)
 	if err != nil {
@@ -111,7 +106,7 @@ func (s *Sources) Commit(ctx context.Context, id project.ID, hash string) (*Comm
 		return nil, err
 	}
 	if remote != nil {
-		return s.resolveRemote(ctx, id, remote, "", "", hash)
+		return s.fetched(ctx, id, remote, hash, hash, "")
 	}
 	dir, err := s.own(id)
 	if err != nil {
@@ -152,14 +147,8 @@ func (s *Sources) commit(ctx context.Context, dir, asked string, names []string)
 }
 
 func (s *Sources) resolveRemote(ctx context.Context, id project.ID, r *Remote, known, branch, revision string) (*Commit, error) {
-	dir := s.mirrorPath(id)
 	if isHash(revision) {
-		if !s.has(ctx, dir, revision) {
-			if _, err := s.fetch(ctx, id, r, revision, "", 1); err != nil {
-				return nil, fmt.Errorf("revision %q: %w", revision, err)
-			}
-		}
-		return s.commit(ctx, dir, revision, []string{revision})
+		return s.soon(ctx, id, r, revision, revision, "")
 	}
 	v, err := s.look(ctx, id, r, known)
 	if err != nil {
@@ -183,24 +172,48 @@ func (s *Sources) resolveRemote(ctx context.Context, id project.ID, r *Remote, k
 		if !ok || head && !strings.HasPrefix(name, "refs/heads/") {
 			continue
 		}
-		if _, err := s.fetch(ctx, id, r, hash, name, 1); errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return &Commit{Revision: hash}, nil
-		} else if err != nil {
-			return nil, fmt.Errorf("revision %q: %w", revision, err)
-		}
-		return s.commit(ctx, dir, revision, []string{hash})
+		return s.soon(ctx, id, r, revision, hash, name)
 	}
 	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("revision %q: %s has no such branch or tag", revision, redact(r.URL)))
 }
 
-// resolveShort finds a shortened hash outside: first in the mirror, then in all
-// of the history.
-func (s *Sources) resolveShort(ctx context.Context, id project.ID, r *Remote, short string) (*Commit, error) {
-	dir, err := s.wholeMirror(ctx, id, r, true)
+// fetched gives a commit of an outside repository, and fetches it if need be.
+func (s *Sources) fetched(ctx context.Context, id project.ID, r *Remote, asked, hash, ref string) (*Commit, error) {
+	dir, err := s.fetch(ctx, id, r, hash, ref, 1)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("revision %q: %w", asked, err)
 	}
-	return s.commit(ctx, dir, short, []string{short})
+	return s.commit(ctx, dir, asked, []string{hash})
+}
+
+// soon is fetched for who has no time: what the commit says can be fetched by
+// who has.
+func (s *Sources) soon(ctx context.Context, id project.ID, r *Remote, asked, hash, ref string) (*Commit, error) {
+	c, err := s.fetched(ctx, id, r, asked, hash, ref)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &Commit{Revision: hash}, nil
+	}
+	return c, err
+}
+
+// resolveShort finds a shortened hash outside: in the history as it is here,
+// then in all of it.
+func (s *Sources) resolveShort(ctx context.Context, id project.ID, r *Remote, short string) (c *Commit, err error) {
+	for _, fresh := range []bool{false, true} {
+		var dir string
+		if dir, err = s.wholeMirror(ctx, id, r, fresh); err != nil {
+			break
+		}
+		if c, err = s.commit(ctx, dir, short, []string{short}); !errdefs.IsNotFound(err) {
+			break
+		}
+	}
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		s.goOn(id)
+		return nil, fmt.Errorf("revision %q: all of %s is fetched to find it, which goes on: try again in some minutes, or give the full hash: %w",
+			short, redact(r.URL), errdefs.ErrUnavailable)
+	}
+	return c, err
 }
 
 // parseCommit reads a commit object.

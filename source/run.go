@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,15 +31,18 @@ const (
 	newest     = 100 // commits that a mirror keeps because they were asked for
 )
 
-// Run repeats what is unfinished (a push whose event is missing), packs
-// repositories, prunes old mirrors and removes what is here of projects that
+// Run repeats what is unfinished (a push whose event is missing), goes on with
+// fetches that nobody can wait for, packs repositories, prunes old mirrors and removes what is here of projects that
 // are gone, until ctx ends.
 func (s *Sources) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	s.catchUpAll(ctx)
 	s.tidy(ctx)
 	tick := time.NewTicker(between)
 	defer tick.Stop()
 	for {
+		s.fetchWhole(ctx, &wg)
 		var retry <-chan time.Time
 		if s.pending() {
 			retry = time.After(time.Second)

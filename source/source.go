@@ -101,7 +101,8 @@ type Sources struct {
 
 	mu      sync.Mutex
 	untold  map[project.ID]bool // refs moved and telling it failed
-	wake    chan struct{}       // untold is not empty
+	whole   map[project.ID]bool // all of the outside is to be fetched; whether that has begun
+	wake    chan struct{}       // untold or whole has something new
 	refresh map[project.ID]time.Time
 }
 
@@ -130,6 +131,7 @@ func New(cfg Config, d *db.DB, p *project.Projects, s *secret.Secrets) (*Sources
 		idle: time.Minute, patience: asking,
 		locks:   locks{held: map[string]*held{}},
 		untold:  map[project.ID]bool{},
+		whole:   map[project.ID]bool{},
 		wake:    make(chan struct{}, 1),
 		refresh: map[project.ID]time.Time{},
 	}, nil

@@ -61,15 +61,22 @@ func sealedAs(id project.ID) string { return "source_remotes/" + string(id) }
 
 // loadRemote gives the outside repository of a project with its secrets, or
 // nil, and the default branch that was seen there, or "".
-func (s *Sources) loadRemote(ctx context.Context, id project.ID) (*Remote, string, error) {
+func (s *Sources) loadRemote(ctx context.Context, id project.ID) (r *Remote, branch string, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		r, branch, err = s.remoteIn(tx, id)
+		return err
+	})
+	return r, branch, err
+}
+
+// remoteIn is loadRemote in a transaction.
+func (s *Sources) remoteIn(tx *db.Tx, id project.ID) (*Remote, string, error) {
 	var r Remote
 	var sealed []byte
 	var branch sql.NullString
-	err := s.db.Read(ctx, func(tx *db.Tx) error {
-		err := tx.QueryRow(`SELECT url, username, login, branch FROM source_remotes WHERE project = ?`, string(id)).
-			Scan(&r.URL, &r.Username, &sealed, &branch)
-		return db.NotFound(err, "remote of project %s", id)
-	})
+	err := tx.QueryRow(`SELECT url, username, login, branch FROM source_remotes WHERE project = ?`, string(id)).
+		Scan(&r.URL, &r.Username, &sealed, &branch)
+	err = db.NotFound(err, "remote of project %s", id)
 	if errdefs.IsNotFound(err) || errors.Is(err, sql.ErrNoRows) {
 		return nil, "", nil
 	}
@@ -91,10 +98,6 @@ func (s *Sources) loadRemote(ctx context.Context, id project.ID) (*Remote, strin
 		}
 	}
 	return &r, branch.String, nil
-}
-
-func (s *Sources) saveRemote(ctx context.Context, id project.ID, r *Remote) error {
-	return s.db.Write(ctx, func(tx *db.Tx) error { return s.writeRemote(tx, id, r) })
 }
 
 func (s *Sources) writeRemote(tx *db.Tx, id project.ID, r *Remote) error {

@@ -104,10 +104,7 @@ func (s *Sources) later(id project.ID) {
 	s.mu.Lock()
 	s.untold[id] = true
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.nudge()
 }
 
 // catchUp compares one repository with what was told of it, and mends what a
