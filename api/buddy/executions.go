@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -36,8 +37,17 @@ func (h *handlers) fromCommit(at place, c *source.Commit) any {
 	}
 }
 
+// defaultBranch asks for the default branch of a project when it is wanted, and
+// once.
+func (h *handlers) defaultBranch(r *http.Request, id project.ID) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		branch, _, err := h.source(r, id)
+		return branch, err
+	})
+}
+
 // fromExecution is an execution as it is answered in lists; whole adds the rest.
-func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Execution) (object, error) {
+func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Execution, defaultBranch func() (string, error)) (object, error) {
 	creator, err := h.user(r, x.By)
 	if err != nil {
 		return nil, err
@@ -45,7 +55,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 	of := place{base: at.base, workspace: at.workspace, project: at.project}
 	var branch, tag any
 	if x.Branch != "" {
-		def, _, err := h.source(r, x.Project)
+		def, err := defaultBranch()
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +105,7 @@ func or2[T interface{ IsZero() bool }](a, b T) T {
 }
 
 func (h *handlers) wholeExecution(r *http.Request, at place, p *pipe, x *pipeline.Execution) (object, error) {
-	o, err := h.fromExecution(r, at, x)
+	o, err := h.fromExecution(r, at, x, h.defaultBranch(r, x.Project))
 	if err != nil {
 		return nil, err
 	}
@@ -154,8 +164,9 @@ func (h *handlers) listExecutions(w http.ResponseWriter, r *http.Request, by acc
 		return err
 	}
 	l := []object{}
+	branch := h.defaultBranch(r, p.Project)
 	for i := range all {
-		o, err := h.fromExecution(r, at, &all[i])
+		o, err := h.fromExecution(r, at, &all[i], branch)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"github.com/containerd/errdefs"
+
 	"slipway/access"
 	"slipway/api"
 	"slipway/project"
@@ -170,7 +172,8 @@ func (h *handlers) source(r *http.Request, id project.ID) (branch string, remote
 	if remote, err = h.Sources.Remote(r.Context(), id); err != nil {
 		return "", nil, err
 	}
-	if branch, err = h.Sources.DefaultBranch(r.Context(), id); remote != nil {
+	branch, err = h.Sources.DefaultBranch(r.Context(), id)
+	if remote != nil && (errdefs.IsUnavailable(err) || errdefs.IsFailedPrecondition(err)) {
 		err = nil
 	}
 	return branch, remote, err
@@ -206,11 +209,11 @@ func (h *handlers) listProjects(w http.ResponseWriter, r *http.Request, by acces
 // projectBody is what a request says of a project.
 type projectBody struct {
 	name, display, status, access *string
-	remote                        *source.Remote
+	remote                        source.RemoteChange
 	attrs                         map[string]json.RawMessage
 }
 
-func (h *handlers) readProject(w http.ResponseWriter, r *http.Request, p project.Project) (projectBody, error) {
+func readProject(w http.ResponseWriter, r *http.Request, p project.Project) (projectBody, error) {
 	var in projectBody
 	b, err := decode(w, r)
 	if err != nil {
@@ -228,10 +231,14 @@ func (h *handlers) readProject(w http.ResponseWriter, r *http.Request, p project
 	text("display_name", &in.display)
 	text("status", &in.status)
 	text("access", &in.access)
-	var url, user, pass *string
-	text("custom_repo_url", &url)
-	text("custom_repo_user", &user)
-	text("custom_repo_pass", &pass)
+	for name, to := range map[string]**string{
+		"custom_repo_url": &in.remote.URL, "custom_repo_user": &in.remote.Username, "custom_repo_pass": &in.remote.Password,
+	} {
+		d.member(b, name, func(raw json.RawMessage) {
+			s := d.str(raw) // null clears
+			*to = &s
+		})
+	}
 	if in.access != nil && *in.access != "PRIVATE" && *in.access != "PUBLIC" {
 		d.inv.Add("access", "enum", "must be one of PRIVATE, PUBLIC")
 	}
@@ -239,9 +246,6 @@ func (h *handlers) readProject(w http.ResponseWriter, r *http.Request, p project
 		if raw, ok := b[name]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
 			d.inv.Add(name, "unsupported", "is not supported by this version: give custom_repo_url, custom_repo_user and custom_repo_pass")
 		}
-	}
-	if in.remote, err = h.readRemote(r, p, url, user, pass); err != nil {
-		return in, err
 	}
 	apply(d, projectFields(), 0, b, &p)
 	ignored(w, others(b, "name display_name status access custom_repo_url custom_repo_user custom_repo_pass integration "+
@@ -253,33 +257,6 @@ func (h *handlers) readProject(w http.ResponseWriter, r *http.Request, p project
 	}
 	in.attrs, err = d.keep.into(nil)
 	return in, err
-}
-
-// readRemote is the outside repository that a project is to have, nil if what it
-// has stays. Of one that it has stays what is not given, as nobody is shown a
-// password; its key is that of one repository.
-func (h *handlers) readRemote(r *http.Request, p project.Project, url, user, pass *string) (*source.Remote, error) {
-	var have source.Remote
-	if p.ID != "" {
-		if now, err := h.Sources.Remote(r.Context(), p.ID); err != nil {
-			return nil, err
-		} else if now != nil {
-			have = *now
-		}
-	}
-	to := have
-	for _, f := range []struct{ to, from *string }{{&to.URL, url}, {&to.Username, user}, {&to.Password, pass}} {
-		if f.from != nil {
-			*f.to = *f.from
-		}
-	}
-	if to.URL == "" || to.URL == have.URL && to.Username == have.Username && to.Password == have.Password {
-		return nil, nil
-	}
-	if to.URL != have.URL {
-		to.PrivateKey = nil
-	}
-	return &to, nil
 }
 
 // remotePaths gives what is wrong with an outside repository the names that it
@@ -301,12 +278,20 @@ func renamed(err error, names map[string]string) error {
 	return out
 }
 
+// given is what a member says, "" if it is absent.
+func given(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
 func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("workspace"))
 	if err != nil {
 		return err
 	}
-	in, err := h.readProject(w, r, project.Project{})
+	in, err := readProject(w, r, project.Project{})
 	if err != nil {
 		return err
 	}
@@ -317,7 +302,11 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	if in.display != nil {
 		n.DisplayName = *in.display
 	}
-	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, in.remote, nil)
+	var remote *source.Remote
+	if to := (source.Remote{URL: given(in.remote.URL), Username: given(in.remote.Username), Password: given(in.remote.Password)}); to.URL+to.Username+to.Password != "" {
+		remote = &to
+	}
+	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, remote, nil)
 	if err != nil {
 		if in.name != nil && in.display == nil { // what was sent empty is told of, not what might have been sent instead
 			err = renamed(err, map[string]string{"display_name": "name"})
@@ -348,7 +337,7 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 	if err != nil {
 		return err
 	}
-	in, err := h.readProject(w, r, p)
+	in, err := readProject(w, r, p)
 	if err != nil {
 		return err
 	}
@@ -357,13 +346,8 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 		public := *in.access == "PUBLIC"
 		c.Public = &public
 	}
-	if p, err = h.Projects.Update(r.Context(), by, p.ID, c); err != nil {
-		return err
-	}
-	if in.remote != nil {
-		if err := h.Sources.SetRemote(r.Context(), by, p.ID, in.remote); err != nil {
-			return remotePaths(err)
-		}
+	if p, err = h.Sources.UpdateProject(r.Context(), by, p.ID, c, in.remote); err != nil {
+		return remotePaths(err)
 	}
 	o, err := h.fromProject(r, p)
 	if err != nil {
