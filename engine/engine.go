@@ -191,7 +191,8 @@ type Cacher interface {
 }
 
 // Directories is an engine whose volumes can be reached as directories of this
-// host. Their content is not to be trusted: open below them with os.Root.
+// host. Their content is not to be trusted: open below them with os.Root, and what
+// is to be a file with plainfile.
 type Directories interface {
 	Dir(ctx context.Context, volume string) (string, error)
 }

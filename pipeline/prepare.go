@@ -14,6 +14,7 @@ import (
 
 	"slipway/crash"
 	"slipway/db"
+	"slipway/plainfile"
 	"slipway/source"
 )
 
@@ -119,14 +120,11 @@ func (h *handling) secretFile(ctx context.Context, path string) ([]byte, error) 
 		return nil, err
 	}
 	defer root.Close()
-	f, err := root.Open(path)
+	f, err := plainfile.Open(root, path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if i, err := f.Stat(); err != nil || !i.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no file: %w", path, errdefs.ErrInvalidArgument)
-	}
 	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err == nil && len(b) > maxSecret {
 		err = fmt.Errorf("%s is larger than %d bytes: %w", path, maxSecret, errdefs.ErrInvalidArgument)

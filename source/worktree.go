@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"slipway/plainfile"
 )
 
 // walker goes through a folder that others wrote into. It opens every directory
@@ -192,13 +194,18 @@ func (w *walker) empty(path string) error {
 	}
 }
 
-// open opens a regular file for reading.
+// openat opens a regular file for reading.
 func openat(fd int, name string) (*os.File, error) {
-	n, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	at, err := plainfile.Find(fd, name, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = at.Close() }()
+	f, err := plainfile.Reopen(at)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	return os.NewFile(uintptr(n), name), nil
+	return f, nil
 }
 
 // equal tells whether two files or links have the same content.

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"slipway/engine"
+	"slipway/plainfile"
 )
 
 // Clone implements engine.Snapshotter. Where the file system can the copy
@@ -59,7 +61,7 @@ func (c *cloner) tree() error {
 		st   *syscall.Stat_t
 	}
 	var dirs []dir
-	err := fs.WalkDir(c.src.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(plainfile.Tree(c.src), ".", func(name string, d fs.DirEntry, err error) error {
 		if c.ctx.Err() != nil {
 			return context.Cause(c.ctx)
 		}
@@ -135,25 +137,18 @@ func (c *cloner) one(name string, st fs.FileInfo, s *syscall.Stat_t) error {
 }
 
 func (c *cloner) times(name string, s *syscall.Stat_t) error {
-	f, err := c.dst.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return unix.Futimes(int(f.Fd()), []unix.Timeval{
-		{Sec: s.Atim.Sec, Usec: s.Atim.Nsec / 1000}, {Sec: s.Mtim.Sec, Usec: s.Mtim.Nsec / 1000},
-	})
+	return c.dst.Chtimes(name, time.Unix(s.Atim.Unix()), time.Unix(s.Mtim.Unix()))
 }
 
 func (c *cloner) file(name string) error {
-	in, err := c.src.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	in, err := plainfile.Open(c.src, name)
+	if errors.Is(err, plainfile.ErrIrregular) {
+		return fs.ErrNotExist // the file is gone meanwhile
+	}
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if st, err := in.Stat(); err != nil || !st.Mode().IsRegular() {
-		return err
-	}
 	out, err := c.dst.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/tonistiigi/fsutil/types"
 
 	"slipway/engine"
+	"slipway/plainfile"
 )
 
 // dockerfileMax is the size above which a Dockerfile is not taken for one.
@@ -131,7 +132,7 @@ func (r recipe) Open(name string) (io.ReadCloser, error) {
 
 // lone finds the only file of that name in other letters.
 func lone(root *os.Root, name string) (string, bool) {
-	ents, err := fs.ReadDir(root.FS(), path.Dir(name))
+	ents, err := fs.ReadDir(plainfile.Tree(root), path.Dir(name))
 	if err != nil {
 		return "", false
 	}
@@ -148,7 +149,7 @@ func lone(root *os.Root, name string) (string, bool) {
 }
 
 func readBounded(root *os.Root, name string) ([]byte, error) {
-	f, err := openRegular(root, name)
+	f, err := plainfile.Open(root, name)
 	if err != nil {
 		return nil, err
 	}
@@ -160,26 +161,9 @@ func readBounded(root *os.Root, name string) ([]byte, error) {
 	return b, err
 }
 
-// openRegular opens a file, and nothing that took its place meanwhile: a pipe
-// would be waited for.
-func openRegular(root *os.Root, name string) (*os.File, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = errors.New("not a file")
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
 // contextFS is the build context as BuildKit reads it. All goes through os.Root:
-// no link leads out of it, also when somebody changes it meanwhile.
+// no link leads out of it, also when somebody changes it meanwhile; and through
+// plainfile: nothing is opened but files and directories.
 type contextFS struct {
 	root  *os.Root
 	git   bool // .git is part of it
@@ -235,7 +219,7 @@ var _ fsutil.FS = contextFS{}
 
 // inContext opens the directory of the context.
 func inContext(root *os.Root, spec engine.BuildSpec) (contextFS, error) {
-	below, err := root.OpenRoot(rel(spec.Context))
+	below, err := plainfile.Below(root, rel(spec.Context))
 	if err != nil {
 		return contextFS{}, failed("the context %s is no directory of the source: %v", rel(spec.Context), err)
 	}
@@ -254,7 +238,7 @@ func (c contextFS) Walk(ctx context.Context, target string, fn fs.WalkDirFunc) e
 		}
 		return fn(rel(target), &fsutil.DirEntryInfo{Stat: st}, nil)
 	}
-	return fs.WalkDir(c.root.FS(), rel(target), func(name string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(plainfile.Tree(c.root), rel(target), func(name string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -321,4 +305,4 @@ func (c contextFS) stat(name string, seen map[inode]string) (*types.Stat, error)
 }
 
 // Open implements fsutil.FS.
-func (c contextFS) Open(name string) (io.ReadCloser, error) { return openRegular(c.root, rel(name)) }
+func (c contextFS) Open(name string) (io.ReadCloser, error) { return plainfile.Open(c.root, rel(name)) }

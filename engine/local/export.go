@@ -30,7 +30,7 @@ func (e *Engine) exportRun(rec record) error {
 		return fmt.Errorf("export: %w", err)
 	}
 	lower := strings.Join(append([]string{filepath.Join(rec.Layer, "u")}, v.lower...), ":")
-	if err := mountOverlay(at, "index=off", "ro", "lowerdir="+lower); err != nil {
+	if err := mountOverlay(at, "index=off", "ro", "nodev", "lowerdir="+lower); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
 	defer func() { _ = unix.Unmount(at, unix.MNT_DETACH) }()

@@ -13,53 +13,40 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/user"
 	"golang.org/x/sys/unix"
+
+	"slipway/plainfile"
 )
 
 // accountsMax bounds how much of passwd and group is read.
 const accountsMax = 4 << 20
 
-// openIn opens a path as a process would whose root directory is dir: links,
-// absolute ones too, lead nowhere but below it. Nothing is made, and a pipe
-// does not block.
-func openIn(dir, name string, flags int) (*os.File, error) {
+// findIn gives the place that a path leads to for a process whose root directory
+// is dir: links, absolute ones too, lead nowhere but below it. Nothing is made,
+// and nothing opened.
+func findIn(dir, name string) (*os.File, error) {
 	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer unix.Close(d)
-	if flags&unix.O_PATH == 0 {
-		flags |= unix.O_NOCTTY
-	}
-	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC),
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for range 10 { // the kernel says EAGAIN when something was renamed meanwhile
-		fd, err := unix.Openat2(d, rel(name), &how)
-		if err == unix.EAGAIN || err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		return os.NewFile(uintptr(fd), name), nil
-	}
-	return nil, &fs.PathError{Op: "open", Path: name, Err: unix.EAGAIN}
+	return plainfile.Find(d, rel(name), unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 }
 
 // readIn reads a regular file below dir; it is empty if it is not there.
 func readIn(dir, name string) (string, error) {
-	f, err := openIn(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	at, err := findIn(dir, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return "", nil
 	}
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return "", errors.Join(err, fmt.Errorf("%s is no file", name))
+	defer at.Close()
+	f, err := plainfile.Reopen(at)
+	if err != nil {
+		return "", fmt.Errorf("%s cannot be read: %w", name, err)
 	}
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, accountsMax))
 	return string(b), err
 }
@@ -88,7 +75,7 @@ func lookUser(rootfs, spec string) (*user.ExecUser, error) {
 // makeDirIn makes a directory of a container's file system, which is mounted
 // and not yet used, if it is not there.
 func makeDirIn(rootfs, name string, uid, gid int) error {
-	f, err := openIn(rootfs, name, unix.O_PATH)
+	f, err := findIn(rootfs, name)
 	if err == nil {
 		return f.Close()
 	}
@@ -113,7 +100,7 @@ func (e *Engine) openMount(volume, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := openIn(dir, name, unix.O_PATH)
+	f, err := findIn(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		root, rerr := os.OpenRoot(dir)
 		if rerr != nil {
@@ -123,7 +110,7 @@ func (e *Engine) openMount(volume, name string) (*os.File, error) {
 		if merr := root.MkdirAll(rel(name), 0o755); merr != nil {
 			return nil, fmt.Errorf("volume %q: %s: %w: %w", volume, name, errdefs.ErrInvalidArgument, merr)
 		}
-		f, err = openIn(dir, name, unix.O_PATH)
+		f, err = findIn(dir, name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("volume %q: %w: %w", volume, errdefs.ErrInvalidArgument, err)

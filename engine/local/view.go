@@ -228,6 +228,8 @@ func lowerDirs(ms []mount.Mount) []string {
 // overlay mounts the file system of a container: what it writes goes to layer.
 func (v *view) overlay(layer, to string) error {
 	// volatile: what is written goes with the container, so it is never synced.
+	// Not nodev: a container that fills a root directory of its own (debootstrap)
+	// needs device nodes there; what it may open is for its cgroup to say.
 	return mountOverlay(to, "volatile", "index=off", "lowerdir="+strings.Join(v.lower, ":"), "upperdir="+layer+"/u", "workdir="+layer+"/w")
 }
 

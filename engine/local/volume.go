@@ -20,11 +20,13 @@ import (
 	"github.com/containerd/errdefs"
 
 	"slipway/engine"
+	"slipway/plainfile"
 )
 
 // volumes are directories volumes/<name>/data beside a volume.json that says
 // whose they are. What containers wrote there is not to be trusted: nothing is
-// opened below data but through os.Root or openat2.
+// opened below data but through os.Root or openat2, and nothing that is no
+// directory but through plainfile.
 type volumes struct{ e *Engine }
 
 type volumeRecord struct {
@@ -160,7 +162,7 @@ func (v volumes) Put(ctx context.Context, id, dir string, r io.Reader) error {
 	if err := root.MkdirAll(rel(dir), 0o755); err != nil {
 		return fmt.Errorf("volume %q: %s: %w: %w", id, dir, errdefs.ErrInvalidArgument, err)
 	}
-	below, err := root.OpenRoot(rel(dir))
+	below, err := plainfile.Below(root, rel(dir))
 	if err != nil {
 		return fmt.Errorf("volume %q: %s: %w: %w", id, dir, errdefs.ErrInvalidArgument, err)
 	}
@@ -312,7 +314,7 @@ type packer struct {
 // dir writes all below top, with names relative to it. What goes away
 // meanwhile is left out.
 func (p *packer) dir(ctx context.Context, top string) error {
-	return fs.WalkDir(p.root.FS(), top, func(name string, _ fs.DirEntry, err error) error {
+	return fs.WalkDir(plainfile.Tree(p.root), top, func(name string, _ fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -364,14 +366,16 @@ func (p *packer) one(from, name string, follow bool) error {
 }
 
 func (p *packer) file(from, name string) error {
-	// Not blocked by a pipe that took the file's place.
-	f, err := p.root.OpenFile(from, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := plainfile.Open(p.root, from)
+	if errors.Is(err, plainfile.ErrIrregular) {
+		return nil // something took the file's place
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	st, err := f.Stat() // of what was opened, whatever the name is now
-	if err != nil || !st.Mode().IsRegular() {
+	if err != nil {
 		return err
 	}
 	h, err := header(st, name, "")
@@ -427,7 +431,7 @@ func (v volumes) Usage(ctx context.Context, id string) (int64, error) {
 	defer root.Close()
 	var sum int64
 	seen := map[inode]bool{}
-	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(plainfile.Tree(root), ".", func(_ string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
