@@ -45,6 +45,8 @@ type Config struct {
 	// Room tells why nothing new may be stored (too little free disk); nil never
 	// does.
 	Room func() error
+	// Full tells why not even what is being stored goes on; nil never does.
+	Full func() error
 }
 
 // Images is the front door.
@@ -55,6 +57,7 @@ type Images struct {
 	blobs    engine.Blobs
 	hosts    map[string]bool
 	room     func() error
+	full     func() error
 
 	// making is held for reading from the making of a hold to the commit of
 	// its row, and for writing while holds without a row are released.
@@ -71,12 +74,15 @@ type pulled struct {
 
 // New makes the front door.
 func New(cfg Config, d *db.DB, p *project.Projects, store engine.Images, blobs engine.Blobs) *Images {
-	i := &Images{db: d, projects: p, store: store, blobs: blobs, hosts: map[string]bool{}, room: cfg.Room, pulls: map[int64]pulled{}}
+	i := &Images{db: d, projects: p, store: store, blobs: blobs, hosts: map[string]bool{}, room: cfg.Room, full: cfg.Full, pulls: map[int64]pulled{}}
 	for _, h := range cfg.Hosts {
 		i.hosts[strings.ToLower(h)] = true
 	}
 	if i.room == nil {
 		i.room = func() error { return nil }
+	}
+	if i.full == nil {
+		i.full = func() error { return nil }
 	}
 	return i
 }

@@ -86,6 +86,19 @@ func tagged(tx *db.Tx, repo repository, tag, digest string, user int64, of proje
 		Tagged{Repository: repo.Name, Tag: tag, Digest: digest, User: user})
 }
 
+// whileRoom is read as long as there is room for it.
+type whileRoom struct {
+	io.Reader
+	full func() error
+}
+
+func (r whileRoom) Read(b []byte) (int, error) {
+	if err := r.full(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(b)
+}
+
 // Load stores the images of an archive; name renames the only one of it.
 func (i *Images) Load(ctx context.Context, by access.Actor, workspace, name string, archive io.Reader) ([]Tag, error) {
 	if err := by.May(workspace, access.ImageWrite); err != nil {
@@ -99,7 +112,7 @@ func (i *Images) Load(ctx context.Context, by access.Actor, workspace, name stri
 	if err := i.room(); err != nil {
 		return nil, err
 	}
-	loaded, err := i.store.Load(ctx, archive)
+	loaded, err := i.store.Load(ctx, whileRoom{archive, i.full})
 	if err != nil {
 		return nil, fmt.Errorf("load images: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strconv"
 
 	"cuelabs.dev/go/oci/ociregistry"
@@ -132,11 +133,26 @@ func (u *blobUpload) Write(p []byte) (int, error) {
 		return 0, u.b.failed
 	}
 	u.from = -1
+	if err := u.b.i.full(); err != nil {
+		return 0, u.refuse(fmt.Errorf("write upload: %w", err))
+	}
 	n, err := u.w.Write(p)
 	if err != nil {
-		u.b.failed = fmt.Errorf("write upload: %w", err)
+		err = u.refuse(fmt.Errorf("write upload: %w", err))
 	}
 	return n, err
+}
+
+// refuse has an error answered that ociserver would not. If it is one of a full
+// disk the upload is dropped: to keep it would keep the disk full.
+func (u *blobUpload) refuse(err error) error {
+	if errdefs.IsResourceExhausted(err) {
+		if derr := u.Cancel(); derr != nil {
+			slog.Error("an upload without room could not be dropped", "room", "image", "upload", u.id, "error", derr)
+		}
+	}
+	u.b.failed = err
+	return err
 }
 
 // Size is how much there is.
@@ -171,7 +187,7 @@ func (u *blobUpload) Commit(d ociregistry.Digest) (ociregistry.Descriptor, error
 		return desc, errors.Join(ociregistry.NewError(fmt.Sprintf("the uploaded %d bytes do not have the digest %s", size, d), ociregistry.ErrDigestInvalid.Code(), nil), u.Cancel())
 	}
 	if err != nil {
-		return desc, fmt.Errorf("commit upload: %w", err)
+		return desc, u.refuse(fmt.Errorf("commit upload: %w", err))
 	}
 	crash.At("image: blob stored")
 	err = u.b.i.db.Write(u.ctx, func(tx *db.Tx) error {

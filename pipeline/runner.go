@@ -36,6 +36,7 @@ type Runner struct {
 	dirs  engine.Directories
 	owner string
 	tidy  sync.WaitGroup // Forget and Release after a commit
+	work  underway
 }
 
 // NewRunner makes the runner; owner names this process in leases.
@@ -415,6 +416,7 @@ func (h *handling) supervise(ctx context.Context, cancelled <-chan struct{}, i i
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() { cancel(engine.ErrDetach) })
 	defer stop()
+	defer h.work.add(cancel)()
 	over := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {

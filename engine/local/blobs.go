@@ -76,7 +76,7 @@ func (s blobStore) Create(ctx context.Context, ref string) (engine.BlobWriter, e
 	}
 	w, err := s.e.content.Writer(nsctx(ctx), content.WithRef(uploadPrefix+ref))
 	if err != nil {
-		return nil, fmt.Errorf("upload %s: %w", ref, err)
+		return nil, fmt.Errorf("upload %s: %w", ref, full(err))
 	}
 	st, err := w.Status()
 	if err != nil {
@@ -111,7 +111,7 @@ func (u *upload) Write(b []byte) (int, error) {
 	n, err := u.w.Write(b)
 	u.size += int64(n)
 	if err != nil {
-		return n, fmt.Errorf("upload %s: %w", u.ref, err)
+		return n, fmt.Errorf("upload %s: %w", u.ref, full(err))
 	}
 	return n, nil
 }
@@ -143,7 +143,7 @@ func (u *upload) Commit(ctx context.Context, dgst string) error {
 		return u.e.fresh(ctx, d)
 	})
 	if err != nil {
-		return fmt.Errorf("upload %s: %w", u.ref, err)
+		return fmt.Errorf("upload %s: %w", u.ref, full(err))
 	}
 	_ = u.e.content.Abort(ctx, uploadPrefix+u.ref) // is still there if the blob was
 	u.e.sync()
@@ -155,7 +155,7 @@ func (s blobStore) PutManifest(ctx context.Context, mediaType string, body []byt
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(body), Size: int64(len(body))}
 	err := s.e.leased(nsctx(ctx), func(ctx context.Context) error { return s.e.putManifest(ctx, desc, body) })
 	if err != nil {
-		return "", fmt.Errorf("manifest %s: %w", desc.Digest, err)
+		return "", fmt.Errorf("manifest %s: %w", desc.Digest, full(err))
 	}
 	s.e.sync()
 	return desc.Digest.String(), nil

@@ -196,12 +196,10 @@ func archiveName(a map[string]string) string {
 
 // badArchive says that the fault is in what was sent, if it is not on our side.
 func badArchive(ctx context.Context, err error) error {
-	switch {
+	switch err = full(err); {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
-	case errors.Is(err, unix.EIO), errdefs.IsInvalidArgument(err):
+	case errors.Is(err, unix.EIO), errdefs.IsInvalidArgument(err), errdefs.IsResourceExhausted(err):
 		return err
 	}
 	return fmt.Errorf("it is cut or broken: %w: %w", errdefs.ErrInvalidArgument, err)

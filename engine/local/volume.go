@@ -121,16 +121,17 @@ func (e *Engine) makeVolume(id string, owner engine.Owner, fill func(data string
 
 // Remove implements engine.Volumes.
 func (v volumes) Remove(_ context.Context, id string) error {
-	gone, err := os.MkdirTemp(v.e.path("volumes"), ".gone-")
-	if err != nil {
-		return err
+	// Under its name it is gone at once, also after a crash; and nothing is made
+	// for it, which a full disk would not allow.
+	gone := v.e.path("volumes", ".gone-"+newID())
+	err := os.Rename(v.e.volumePath(id), gone)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	defer os.RemoveAll(gone)
-	// Under its name it is gone at once, also after a crash.
-	err = os.Rename(v.e.volumePath(id), filepath.Join(gone, "v"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return fmt.Errorf("volume %q: %w", id, err)
 	}
+	_ = os.RemoveAll(gone) // what is left goes with the next start
 	return nil
 }
 
