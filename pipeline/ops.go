@@ -208,7 +208,7 @@ func (p *Pipelines) updateIn(tx *db.Tx, id ID, change func(*Pipeline) error) (Pi
 }
 
 // Delete removes a pipeline; what runs of it is cancelled, its secrets go with
-// the last of that, and its file system goes with the next sweep.
+// the last of that, and its file system soon after it: see Gone.
 func (p *Pipelines) Delete(ctx context.Context, by access.Actor, id ID) error {
 	pl, err := p.get(ctx, by, id, access.ExecutionManage)
 	if err != nil {

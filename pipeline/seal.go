@@ -133,6 +133,7 @@ func dropSecrets(tx *db.Tx, workspace string, id ID) error {
 	if err != nil || !over {
 		return err
 	}
+	tx.Wake(goneTopic)
 	list, err := loadActions(tx, id)
 	if err != nil {
 		return err

@@ -64,7 +64,7 @@ func says(text string) http.Handler {
 func (s *Server) readyz() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text := "ok"
-		if err := s.room(); err != nil {
+		if err := s.disk.room(); err != nil {
 			text = "ok, but " + err.Error()
 		}
 		says(text).ServeHTTP(w, r)
@@ -93,7 +93,7 @@ func (s *Server) metrics() (*prometheus.Registry, func(dialect, pattern string, 
 	takes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "slipway_takes_work", Help: "1 if new work is taken, 0 if it is refused because the disk is nearly full.",
 	}, func() float64 {
-		if s.room() != nil {
+		if s.disk.room() != nil {
 			return 0
 		}
 		return 1
@@ -108,7 +108,18 @@ func (s *Server) metrics() (*prometheus.Registry, func(dialect, pattern string, 
 	}
 }
 
-// check looks at the stores while they are in use.
+// check looks at the stores while they are in use. Who asks while that is done
+// for another gets what comes of it: the work is for all of them, and goes on
+// when one of them leaves.
 func (s *Server) check(ctx context.Context) error {
-	return errors.Join(s.db.Check(ctx), s.engine.Check(ctx))
+	done := s.checking.DoChan("", func() (any, error) {
+		ctx := context.WithoutCancel(ctx)
+		return nil, errors.Join(s.db.Check(ctx), s.engine.Check(ctx))
+	})
+	select {
+	case r := <-done:
+		return r.Err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,6 +38,10 @@ func takeLock(dir string) (*lock, error) {
 		return nil, fmt.Errorf("data directory: lock: %w", err)
 	}
 	l := &lock{f}
+	if err := makeRoom(dir); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("data directory %s: %w", dir, err)
+	}
 	if err := l.write(strconv.Itoa(os.Getpid()) + "\n"); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("data directory %s cannot be written: %w", dir, err)
@@ -72,11 +75,11 @@ func holder(dir string) int {
 // writable finds out whether the directory can take what a start writes, so
 // that a full disk is one clear line and not a torn store.
 func writable(dir string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+	_, free, err := blocks(dir)
+	if err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < 16<<20 {
+	if free < leastFree {
 		return fmt.Errorf("data directory %s: %d MiB are free on its disk, too few to start; make room or move it", dir, free>>20)
 	}
 	f, err := os.CreateTemp(dir, ".writable")
@@ -87,21 +90,6 @@ func writable(dir string) error {
 	defer f.Close()
 	if _, err := f.Write(make([]byte, 64<<10)); err != nil {
 		return fmt.Errorf("data directory %s cannot be written: %w", dir, err)
-	}
-	return nil
-}
-
-// room tells whether new work may be taken: nil, or why not.
-func (s *Server) room() error { return room(s.cfg.DataDir, s.cfg.FreeMin) }
-
-// room is errdefs.ErrResourceExhausted if less of a disk is free.
-func room(dir string, percent int) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return err
-	}
-	if st.Blocks > 0 && st.Bavail*100 < st.Blocks*uint64(percent) {
-		return fmt.Errorf("less than %d %% of the disk of %s is free; what runs goes on, but nothing new is taken until there is room: %w", percent, dir, errdefs.ErrResourceExhausted)
 	}
 	return nil
 }

@@ -19,12 +19,12 @@ func (s *Server) openCore() error {
 	if limits.Builds == 0 {
 		limits.Builds = max(1, runtime.NumCPU()/2)
 	}
-	s.stacks = stack.New(stack.Config{Room: s.room}, stack.Rooms{
+	s.stacks = stack.New(stack.Config{Room: s.disk.room}, stack.Rooms{
 		DB: s.db, Projects: s.projects, Secrets: s.secrets, Events: s.events, Images: s.images, Ingresses: s.ingresses, Logs: s.logs,
 		Engine: s.engine, Router: s.ingress,
 	})
 	logMax, _ := size(s.cfg.LogMax, 0)
-	s.pipelines = pipeline.New(pipeline.Config{Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.room, LogMax: logMax},
+	s.pipelines = pipeline.New(pipeline.Config{Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.disk.room, LogMax: logMax},
 		s.db, s.access, s.projects, s.secrets, s.sources, s.images, s.logs)
 	var err error
 	// The name is the same after a restart, so that what a killed server held is

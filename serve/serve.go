@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	"slipway/access"
 	"slipway/cli"
@@ -50,6 +51,7 @@ type Server struct {
 	log     *slog.Logger
 
 	lock    *lock
+	disk    *disk
 	db      *db.DB
 	engine  *local.Engine
 	ingress *ingress.Process
@@ -67,6 +69,8 @@ type Server struct {
 	pipelines *pipeline.Pipelines
 	runner    *pipeline.Runner
 	trigger   *trigger.Trigger
+
+	checking singleflight.Group // see check
 
 	ready   chan struct{}
 	going   chan struct{} // closed when the server is to end
@@ -120,6 +124,7 @@ func (s *Server) open(ctx context.Context) (err error) {
 	if s.logs, err = logs.New(filepath.Join(dir, "logs")); err != nil {
 		return err
 	}
+	s.disk = openDisk(dir, s.cfg.FreeMin, s.log)
 	// The engine and the ingress process take most of the time; they do not
 	// need each other.
 	g, gctx := errgroup.WithContext(ctx)
@@ -129,11 +134,11 @@ func (s *Server) open(ctx context.Context) (err error) {
 		return err
 	}
 	pushMax, _ := size(s.cfg.PushMax, 0)
-	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Room: s.room}, s.db, s.projects, s.secrets)
+	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Room: s.disk.room}, s.db, s.projects, s.secrets)
 	if err != nil {
 		return err
 	}
-	s.images = image.New(image.Config{Hosts: s.ownHosts(), Room: s.room}, s.db, s.projects, s.engine.Images(), s.engine.Blobs())
+	s.images = image.New(image.Config{Hosts: s.ownHosts(), Room: s.disk.room, Full: s.disk.full}, s.db, s.projects, s.engine.Images(), s.engine.Blobs())
 	s.ingresses = ingress.New(s.db, s.projects, s.cfg.Domain)
 	return s.openCore()
 }
@@ -182,7 +187,8 @@ func (s *Server) openEngine(ctx context.Context) (*local.Engine, error) {
 		}
 		o.CAs = append(o.CAs, b)
 	}
-	o.CacheMax, _ = size(s.cfg.CacheMax, diskSize(s.cfg.DataDir))
+	total, _, _ := blocks(s.cfg.DataDir)
+	o.CacheMax, _ = size(s.cfg.CacheMax, total)
 	e, err := local.Open(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
@@ -236,6 +242,7 @@ func (s *Server) run(ctx context.Context, out io.Writer) error {
 	loop("images", s.images.Run)
 	loop("logs", func(ctx context.Context) error { return s.logs.Run(ctx, s.cfg.LogKeep) })
 	loop("housekeeping", s.keepHouse)
+	loop("disk", func(ctx context.Context) error { return s.disk.watch(ctx, s.runner.End) })
 	var err error
 	// Requests are not of the loops: those under way are answered.
 	asked, endAsked := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -305,10 +312,13 @@ const kept = 7 * 24 * time.Hour
 
 // keepHouse drops what is old and what nobody owns, now and once an hour. The rows of a project go first, and
 // with them the tags of its images; what the engine and the logs have of it has
-// no owner from then on. Its repositories of git the room source looks for.
+// no owner from then on. Its repositories of git the room source looks for. The
+// file systems of pipelines go at once with them.
 func (s *Server) keepHouse(ctx context.Context) error {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()
+	gone, stop := s.pipelines.Gone()
+	defer stop()
 	for {
 		if err := s.events.Prune(ctx, kept); err != nil && ctx.Err() == nil {
 			s.log.Warn("prune events", "err", err)
@@ -316,13 +326,20 @@ func (s *Server) keepHouse(ctx context.Context) error {
 		if _, err := s.projects.Remove(ctx, kept); err != nil && ctx.Err() == nil {
 			s.log.Warn("remove deleted projects", "err", err)
 		}
-		if err := errors.Join(s.sweep(ctx), s.pipelines.SweepLogs(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.sweep(ctx, ""), s.pipelines.SweepLogs(ctx)); err != nil && ctx.Err() == nil {
 			s.log.Warn("sweep", "err", err)
 		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
+		for hour := false; !hour; {
+			select {
+			case <-t.C:
+				hour = true
+			case <-gone:
+				if err := s.sweep(ctx, "pipeline/"); err != nil && ctx.Err() == nil {
+					s.log.Warn("sweep pipelines", "err", err)
+				}
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
 }

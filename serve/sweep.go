@@ -6,21 +6,22 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"slipway/engine"
 )
 
 // sweep removes from the engine what has no living owner: what was started for
 // an execution or a stack that a killed server had no time to write down, or to
-// clean up after.
-func (s *Server) sweep(ctx context.Context) error {
+// clean up after. prefix is of the owners to look at.
+func (s *Server) sweep(ctx context.Context, prefix string) error {
 	owners, err := s.engine.Owners(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, o := range owners {
+		if !strings.HasPrefix(string(o), prefix) {
+			continue
+		}
 		lives, err := s.living(ctx, o)
 		if err != nil {
 			return err
@@ -44,12 +45,4 @@ func (s *Server) living(ctx context.Context, o engine.Owner) (bool, error) {
 		return s.stacks.Living(ctx, o)
 	}
 	return true, nil // not ours to judge
-}
-
-func diskSize(dir string) int64 {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil {
-		return 0
-	}
-	return int64(st.Blocks) * st.Bsize
 }
