@@ -323,6 +323,9 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 		digest, err = h.given(ctx, s, *from)
 	} else {
 		ref = r.ref(h.project.Domain, v)
+		if _, _, _, own := h.p.images.Own(ref); own && r.Registry.Username != "" {
+			h.once(ctx, log, prefixed([]string{loginUnused}))
+		}
 		digest, err = h.resolve(ctx, ref, logins, log)
 	}
 	if err != nil {
@@ -410,10 +413,13 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	if err != nil {
 		return Result{}, nil, err
 	}
-	to := b.target(h.project.Domain, h.project.Name, v, func(ref string) (string, bool) {
+	to, err := b.target(h.project.Domain, h.project.Name, v, func(ref string) (string, bool) {
 		name, _, _, own := h.p.images.Own(ref)
 		return name, own
 	})
+	if err != nil {
+		return Result{}, nil, &fatalError{err}
+	}
 	h.once(ctx, log, prefixed(to.Notes))
 	if log.err != nil {
 		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)

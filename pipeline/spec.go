@@ -204,6 +204,9 @@ func (r Registry) name(n string, v *values) string {
 // ownHost means the own registry in every reference.
 const ownHost = "slipway.local"
 
+// loginUnused is a note of a step that speaks to the own registry.
+const loginUnused = "login and password have no effect: the registry is that of this server, which knows the pipeline's workspace without"
+
 // ref is the image that a run asks for.
 func (r Run) ref(domain string, v *values) string {
 	name, tag := strings.TrimSpace(v.expand(r.Image)), strings.TrimSpace(v.expand(r.Tag))
@@ -230,8 +233,9 @@ type target struct {
 }
 
 // target says what the result is called. isOwn tells whether a reference means
-// the own registry and gives its name there.
-func (b Build) target(domain, project string, v *values, isOwn func(ref string) (string, bool)) target {
+// the own registry and gives its name there, which begins with a workspace: that
+// of another one is refused.
+func (b Build) target(domain, project string, v *values, isOwn func(ref string) (string, bool)) (target, error) {
 	var t target
 	tags := commaList(v.expand(b.Tag))
 	for _, w := range b.Versions {
@@ -257,14 +261,27 @@ func (b Build) target(domain, project string, v *values, isOwn func(ref string) 
 	case kind == OtherRegistry:
 		repository = b.Registry.name(repository, v)
 	}
-	if own, ok := isOwn(repository); ok {
-		name = strings.TrimPrefix(own, domain+"/")
+	if own, ok := isOwn(strings.ToLower(repository)); ok {
+		workspace, rest, deep := strings.Cut(own, "/")
+		if name = own; deep {
+			name = rest
+		}
+		if deep && workspace != domain {
+			return t, fmt.Errorf("repository: %s is of the workspace %q in the registry of this server, and this pipeline, of the workspace %q, may write to its own alone: name it %s/%s",
+				own, workspace, domain, domain, rest)
+		}
+		if at := len(repository) - len(name); strings.EqualFold(repository[at:], name) {
+			name = repository[at:] // as it was written
+		}
+		if b.Registry.Username != "" {
+			t.Notes = append(t.Notes, loginUnused)
+		}
 	} else if kind == DockerHub || kind == OtherRegistry {
 		if repository != "" {
 			for _, tag := range tags {
 				t.Push = append(t.Push, strings.ToLower(repository)+":"+tag)
 			}
-			return t
+			return t, nil
 		}
 	} else if name == "" {
 		name = strings.TrimPrefix(repository, domain+"/")
@@ -279,7 +296,7 @@ func (b Build) target(domain, project string, v *values, isOwn func(ref string) 
 	for _, tag := range tags {
 		t.Own = append(t.Own, domain+"/"+name+":"+tag)
 	}
-	return t
+	return t, nil
 }
 
 func commaList(s string) []string {

@@ -180,10 +180,34 @@ func TestTarget(t *testing.T) {
 		{Build{Repository: "u/x", Tag: "1", Registry: Registry{Kind: DockerHub, Username: "u", Password: "p"}}, "", "docker.io/u/x:1", 0},
 		{Build{Repository: "acme/x", Registry: Registry{Kind: OtherRegistry, URL: "http://slipway.local"}}, "acme/x:latest", "", 0},
 		{Build{Registry: Registry{Kind: OtherRegistry, URL: "r.example.com"}}, "acme/web:latest", "", 1},
+		{Build{Repository: "acme/deep/x", Registry: Registry{Kind: OtherRegistry, URL: "slipway.local", Username: "u", Password: "p"}}, "acme/deep/x:latest", "", 1},
+		{Build{Repository: "x", Registry: Registry{Kind: OtherRegistry, URL: "slipway.local"}}, "acme/x:latest", "", 0},
+		{Build{Repository: "x", Registry: Registry{Kind: OtherRegistry, URL: "slipway.local/acme"}}, "acme/x:latest", "", 0},
+		{Build{Repository: "acme/X", Registry: Registry{Kind: OtherRegistry, URL: "slipway.local"}}, "acme/x:latest", "", 1},
+		{Build{Repository: "second/x"}, "acme/second/x:latest", "", 0},
 	} {
-		got := c.b.target("acme", "web", v, own)
+		got, err := c.b.target("acme", "web", v, own)
+		if err != nil {
+			t.Errorf("%+v: %v", c.b, err)
+		}
 		if strings.Join(got.Own, " ") != c.own || strings.Join(got.Push, " ") != c.push || len(got.Notes) != c.notes {
 			t.Errorf("%+v: %+v", c.b, got)
+		}
+	}
+}
+
+// A name in the own registry begins with a workspace, and only that of the
+// pipeline can be written to.
+func TestTargetOfAnother(t *testing.T) {
+	t.Parallel()
+	own := func(ref string) (string, bool) { return strings.CutPrefix(ref, "slipway.local/") }
+	for _, b := range []Build{
+		{Repository: "second/x", Registry: Registry{Kind: OtherRegistry, URL: "slipway.local"}},
+		{Repository: "x", Registry: Registry{Kind: OtherRegistry, URL: "http://slipway.local/second"}},
+		{Repository: "slipway.local/second/x"},
+	} {
+		if got, err := b.target("acme", "web", vars(), own); err == nil || !strings.Contains(err.Error(), "name it acme/x") {
+			t.Errorf("%+v: %+v, %v", b, got, err)
 		}
 	}
 }

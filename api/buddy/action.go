@@ -145,7 +145,7 @@ func ownFields() []field[action] {
 		boolField("do_not_prune_images", func(a *action) *bool { return &a.Build.KeepImages }).of(builds),
 		strField("provenance", func(a *action) *string { return &a.Build.Provenance }).of(builds),
 		strField("cache_mode", func(a *action) *string { return &a.Build.CacheMode }).of(builds).as(noEffect, "all steps are kept in any case"),
-		strField("repository", func(a *action) *string { return &a.Build.Repository }).of(builds),
+		strField("repository", func(a *action) *string { return &a.Build.Repository }).of(builds).as(obeyed, "in the registry of this server (`registry` is its address) the first part is the workspace, which is that of the pipeline; a login is not needed there and has no effect, the log says so"),
 		stringsField("versions", func(a *action) *[]string { return &a.Build.Versions }).of(builds),
 		strField("package", func(a *action) *string { return &a.Build.Package }).of(builds),
 		strField("target_path", func(a *action) *string { return &a.Build.TargetPath }).of(builds).as(noEffect, ""),
