@@ -26,6 +26,11 @@ import (
 func (h *handling) do(ctx context.Context, i int) settled {
 	h.mask = nil
 	res, tags, err := h.try(ctx, h.x.Steps[i])
+	if err != nil && !errors.Is(context.Cause(ctx), engine.ErrDetach) {
+		if err := h.end(ctx, h.x.Steps[i]); err != nil {
+			h.log.Warn("end a run", "step", i, "error", err)
+		}
+	}
 	why := endedFromAbove(ctx)
 	switch {
 	case why != nil && (err != nil || res.Status != Successful):
@@ -40,6 +45,19 @@ func (h *handling) do(ctx context.Context, i int) settled {
 		res = h.broken(ctx, i, err)
 	}
 	return settled{step: i, result: res, tags: tags}
+}
+
+// end ends the container of a step that will not be asked for any more: an
+// earlier server may have started it, and what went wrong since did so before
+// the engine was asked again.
+func (h *handling) end(ctx context.Context, s ActionExecution) error {
+	if s.Action.Run == nil || !h.attached {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	cancel(errCancelled)
+	_, err := h.eng.Run(ctx, h.engineID(s), engine.RunSpec{Grace: grace})
+	return err
 }
 
 // broken is the result of a step that came to no end of its own. Its log says

@@ -89,6 +89,7 @@ type handling struct {
 	// attached says that the step under way was begun by an earlier look: what we
 	// had to say before it may be in its log, and its container may be writing.
 	attached bool
+	resumed  bool // it was under way when this handler got it
 	log      *slog.Logger
 }
 
@@ -120,6 +121,7 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 	if err != nil {
 		return time.Time{}, fmt.Errorf("execution %s: %w", lease.ID, err)
 	}
+	h.resumed = h.x.Status != Enqueued
 	var done *settled
 	for {
 		step, again, err := h.record(ctx, done)
@@ -167,6 +169,9 @@ func (h *handling) advance(ctx context.Context, done *settled) (step int, again 
 	if before != x.Status {
 		h.log.Info("execution "+string(x.Status), "pipeline", x.Pipeline, "number", x.Number)
 		crash.At("pipeline: execution " + string(x.Status))
+	}
+	if x.Status.Ended() && h.resumed {
+		h.clean()
 	}
 	return step, again, nil
 }
@@ -386,6 +391,16 @@ func (h *handling) release(tx *db.Tx, x *Execution, slot *Class, waiting bool, c
 // engineID names a step's try in the engine.
 func (h *handling) engineID(s ActionExecution) string {
 	return string(h.x.ID) + "-" + strconv.Itoa(s.Index) + "-" + strconv.Itoa(s.Attempt)
+}
+
+// clean forgets every try of an execution that has ended and was not always in
+// this handler's hands: a server that was killed had no time to.
+func (h *handling) clean() {
+	for _, s := range h.x.Steps {
+		for ; s.Attempt > 0; s.Attempt-- {
+			h.forget(s)
+		}
+	}
 }
 
 // forget drops what the engine keeps of a try whose result is on disk. It is
