@@ -4,253 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
-
-	"slipway/cli"
 )
 
 // lanes is how many servers are killed at the same time; most of a scenario is
 // waiting.
 const lanes = 3
-
-// numbered is how many lines the action of the scenario prints, and how fast.
-const (
-	numbered = 60
-	pace     = "20ms"
-)
-
-// story is one pass through the scenario, in a project of its own.
-type story struct {
-	*job
-	host  string
-	steps []step
-}
-
-func (s *server) story(name string) *story {
-	return &story{
-		job: s.job(name, build(),
-			run("Count", fmt.Sprintf("/probe lines %d %s /buddy/%s/begun", numbered, pace, name)),
-			run("Look", "/probe cat /buddy/"+name+"/begun")),
-		host: name + ".localhost",
-	}
-}
-
-// tell goes through the scenario. Two things happen at once: a push is built
-// and run, and a service is hosted, changed, and gives way to another.
-func (y *story) tell(ctx context.Context) error {
-	dockerfile := "FROM slipway.local/default/steady:latest\nCOPY name /name\nRUN [\"/probe\", \"lines\", \"10\", \"10ms\"]\n"
-	if err := y.commit(ctx, map[string]string{"Dockerfile": dockerfile, "name": y.name}); err != nil {
-		return err
-	}
-	if err := y.makeProject(ctx); err != nil {
-		return err
-	}
-	g, both := errgroup.WithContext(ctx)
-	g.Go(func() error { return y.execute(both) })
-	g.Go(func() error { return y.serve(both) })
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	// Nothing was started twice, however often it was asked for.
-	err := keep(ctx, "executions", time.Minute, func(ctx context.Context) error {
-		l, err := y.executions(ctx)
-		if err == nil && len(l) != 1 {
-			err = wrong("one push made executions %v", l)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return keep(ctx, "delete the project", time.Minute, func(ctx context.Context) error {
-		err := y.s.Do(ctx, "DELETE", y.path(), nil, nil)
-		if cli.IsStatus(err, http.StatusNotFound) {
-			return nil
-		}
-		return err
-	})
-}
-
-// execute pushes and looks at what becomes of it.
-func (y *story) execute(ctx context.Context) error {
-	if err := y.makePipeline(ctx); err != nil {
-		return err
-	}
-	if err := y.push(ctx); err != nil {
-		return err
-	}
-	e, err := y.finish(ctx)
-	if err != nil {
-		return err
-	}
-	if e.Status != "SUCCESSFUL" || len(e.Steps) != 3 {
-		return fmt.Errorf("the execution is %s", e)
-	}
-	y.steps = e.Steps
-	return keep(ctx, "logs", time.Minute, func(ctx context.Context) error { return y.checkLogs(ctx, e) })
-}
-
-// wrong is a finding that no patience mends; keep ends at it.
-func wrong(format string, a ...any) error { return &cli.Refused{Message: fmt.Sprintf(format, a...)} }
-
-func (y *story) checkLogs(ctx context.Context, e execution) error {
-	var logs [3][]string
-	for i, st := range e.Steps {
-		if st.Status != "SUCCESSFUL" {
-			return wrong("action %s is %s", st.Action.Name, st.Status)
-		}
-		var err error
-		if logs[i], err = y.log(ctx, e.ID, st); err != nil {
-			return err
-		}
-	}
-	if err := checkBuild(logs[0]); err != nil {
-		return wrong("the build's log: %v:\n%s", err, strings.Join(logs[0], "\n"))
-	}
-	begin, err := counted(logs[1], numbered, true)
-	if err != nil {
-		return wrong("the log of the run: %v:\n%s", err, strings.Join(logs[1], "\n"))
-	}
-	// The file says how often the program was started, whatever the log says.
-	if len(logs[2]) != 1 || logs[2][0] != begin {
-		return wrong("the action was started by %v, its log is of %s", logs[2], begin)
-	}
-	return nil
-}
-
-// checkBuild checks the log of a build whose one step prints ten lines. A build
-// that a kill interrupted begins again, which the log says; what it had said
-// stays.
-func checkBuild(l []string) error {
-	var parts [][]string
-	from := 0
-	for i, s := range l {
-		if s == "the server was restarted: the build begins again, with what the cache has" {
-			parts = append(parts, l[from:i])
-			from = i + 1
-		}
-	}
-	parts = append(parts, l[from:])
-	if n := strings.Count(strings.Join(l, "\n"), "Checked out"); n != 1 || !strings.HasPrefix(l[0], "Checked out") {
-		return fmt.Errorf("it tells %d times of the checkout", n)
-	}
-	ran := false
-	for i, p := range parts {
-		whole := slices.Contains(p, "end")
-		switch begin, err := counted(p, -1, whole); {
-		case begin == "":
-		case err != nil:
-			return err
-		default: // a kill may come after the step and before the cache knows it
-			ran = ran || whole
-		}
-		if n := strings.Count(strings.Join(p, "\n"), "image sha256:"); n > 1 || i == len(parts)-1 && n != 1 {
-			return fmt.Errorf("it tells %d times of the image", n)
-		}
-	}
-	if !ran {
-		return errors.New("the step was not done")
-	}
-	return nil
-}
-
-// serve hosts, changes and removes services.
-func (y *story) serve(ctx context.Context) error {
-	volumes := map[string]any{"data": map[string]any{"name": "data"}}
-	declare := func(method, query string, services map[string]any) error {
-		return keep(ctx, "declare", time.Minute, func(ctx context.Context) error {
-			return y.s.Do(ctx, method, y.stackPath()+query, map[string]any{"services": services, "volumes": volumes}, nil)
-		})
-	}
-	first := map[string]any{"web": hosted("1", "data:/data")}
-	if err := declare("PUT", "", first); err != nil {
-		return err
-	}
-	one, err := y.running(ctx, "web")
-	if err != nil {
-		return err
-	}
-	if err := y.route(ctx, y.host, "web"); err != nil {
-		return err
-	}
-	a, err := y.s.answers(ctx, y.host, http.StatusOK, "1")
-	if err != nil {
-		return err
-	}
-	// Said again, nothing changes; a change waits for the recreate.
-	if err := declare("PUT", "", first); err != nil {
-		return err
-	}
-	second := map[string]any{"web": hosted("2", "data:/data")}
-	if err := declare("PATCH", "", second); err != nil {
-		return err
-	}
-	if v, err := y.service(ctx, "web"); err == nil && (v.ID != one.ID || !v.RequiresRecreate) {
-		return fmt.Errorf("after a change the service is %+v", v)
-	}
-	b, err := y.s.answers(ctx, y.host, http.StatusOK, "1")
-	if err != nil {
-		return err
-	}
-	if a.Boot != b.Boot {
-		return fmt.Errorf("the service was started again before it was recreated: %v, %v", a, b)
-	}
-	err = keep(ctx, "recreate", time.Minute, func(ctx context.Context) error {
-		v, err := y.service(ctx, "web")
-		if err != nil || !v.RequiresRecreate {
-			return err
-		}
-		return y.s.Do(ctx, "POST", y.stackPath()+"/services/"+one.ID+"/actions/recreate", nil, nil)
-	})
-	if err != nil {
-		return err
-	}
-	if b, err = y.s.answers(ctx, y.host, http.StatusOK, "2"); err != nil {
-		return err
-	}
-	if len(b.Boots) != 2 || b.Boots[0] != a.Boot || b.Boots[1] != b.Boot {
-		return fmt.Errorf("two starts are in the volume as %v; %s was first, %s is there", b.Boots, a.Boot, b.Boot)
-	}
-	if _, err := y.running(ctx, "web"); err != nil {
-		return err
-	}
-	// Another service takes the volume.
-	if err := declare("PUT", "", map[string]any{"aux": hosted("3", "data:/data")}); err != nil {
-		return err
-	}
-	if _, err := y.running(ctx, "aux"); err != nil {
-		return err
-	}
-	if _, err := y.s.answers(ctx, y.host, http.StatusServiceUnavailable, ""); err != nil {
-		return err
-	}
-	if err := y.route(ctx, y.host, "aux"); err != nil {
-		return err
-	}
-	if b, err = y.s.answers(ctx, y.host, http.StatusOK, "3"); err != nil {
-		return err
-	}
-	if len(b.Boots) != 3 {
-		return fmt.Errorf("three starts are in the volume as %v", b.Boots)
-	}
-	return keep(ctx, "stack", time.Minute, func(ctx context.Context) error {
-		l, err := y.services(ctx)
-		if err == nil && (len(l) != 1 || l[0].ServiceName != "aux" || l[0].Status != "running") {
-			err = fmt.Errorf("it has %+v", l)
-		}
-		return err
-	})
-}
 
 // place is one of those that crash.At marks, and the how-manieth time.
 type place struct {
@@ -275,19 +43,11 @@ func reached(t *testing.T, file string) map[string]int {
 	return count
 }
 
-// places makes a list of kills: each place at the first time it comes in the
-// scenario, and at the first time it comes at a start.
-func places(atStart, all map[string]int) (l []place) {
-	for name, n := range all {
-		if n > atStart[name] {
-			l = append(l, place{name, 1, false})
-		}
-		if atStart[name] > 0 {
-			l = append(l, place{name, 1, true})
-		}
-	}
-	slices.SortFunc(l, func(a, b place) int { return strings.Compare(a.String(), b.String()) })
-	return l
+// spot is a place, the scenario that comes to it, and how often.
+type spot struct {
+	place
+	tell  func(*story, context.Context) error
+	times int
 }
 
 // lane is a server to be killed again and again, with a service that must not
@@ -299,12 +59,14 @@ type lane struct {
 	want   map[string]int // what is on the host when nothing is going on
 	where  string         // the file that says where the server is to be killed
 	env    []string       // of the server
+	from   *elsewhere
 }
 
 // newLane starts a server that has warm what stays warm.
 func newLane(t *testing.T, env ...string) *lane {
 	t.Helper()
 	l := &lane{server: newServer(t)}
+	l.from = newElsewhere(t, l.dir)
 	l.where = filepath.Join(l.dir, "crash")
 	l.env = append([]string{"SLIPWAY_CRASH=@" + l.where}, env...)
 	var err error
@@ -314,8 +76,10 @@ func newLane(t *testing.T, env ...string) *lane {
 	l.p = l.probe(t, "steady.localhost")
 	t.Cleanup(l.p.end)
 	l.p.more(5)
-	if err := l.story("warm").tell(t.Context()); err != nil {
-		t.Fatal(err)
+	for i, tell := range scenarios {
+		if err := tell(l.story(fmt.Sprint("warm", i)), t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	l.terminate()
 	l.start(l.env)
@@ -327,23 +91,23 @@ func newLane(t *testing.T, env ...string) *lane {
 // kill is one that is to be done; with luck involved its place may not be
 // reached.
 type kill struct {
-	place
+	spot
 	story string // its name
 	luck  bool
 }
 
 // planned makes the kills of a number of rounds: in the first each place at its
 // first time, then any time, in any order.
-func planned(atStart, all map[string]int, rounds int) (l []kill) {
+func planned(spots []spot, rounds int) (l []kill) {
 	only := os.Getenv("SLIPWAY_CRASH_ONLY")
 	for round := range rounds {
 		from := len(l)
-		for _, k := range places(atStart, all) {
+		for _, k := range spots {
 			if !strings.HasPrefix(k.String(), only) {
 				continue
 			}
 			if round > 0 && !k.start {
-				k.nth = 1 + rand.IntN(all[k.name]-atStart[k.name])
+				k.nth = 1 + rand.IntN(k.times)
 			}
 			l = append(l, kill{k, fmt.Sprintf("p%d", len(l)), round > 0})
 		}
@@ -361,8 +125,7 @@ func TestCrash(t *testing.T) {
 	if os.Getenv("SLIPWAY_LONG") != "" {
 		rounds = 20
 	}
-	atStart, all := scout(t)
-	kills := planned(atStart, all, rounds)
+	kills := planned(scout(t), rounds)
 	next := make(chan kill, len(kills))
 	for _, k := range kills {
 		next <- k
@@ -386,26 +149,94 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// scout goes once through the scenario without a kill, to see which places
-// there are.
-func scout(t *testing.T) (atStart, all map[string]int) {
+// scout goes once through the scenarios without a kill, to see which places
+// there are: each in the first that comes to it, and at a start.
+func scout(t *testing.T) (spots []spot) {
 	list := filepath.Join(t.TempDir(), "places")
 	t.Run("no kill", func(t *testing.T) {
 		l := newLane(t, "SLIPWAY_CRASH_LIST="+list)
-		atStart = reached(t, list)
-		begun := time.Now()
-		if err := l.story("whole").tell(t.Context()); err != nil {
-			t.Fatal(err)
+		known := reached(t, list)
+		for name := range known {
+			spots = append(spots, spot{place{name, 1, true}, scenarios[0], 1})
 		}
-		t.Logf("the scenario takes %s", time.Since(begun).Round(time.Millisecond))
-		until(t, time.Minute, "the deleted project is gone from the host", func() error { return l.settled(l.want) })
-		all = reached(t, list)
-		t.Logf("%d kills at %d places; settled: %v", len(places(atStart, all)), len(all), l.want)
+		for i, tell := range scenarios {
+			begun := time.Now()
+			if err := tell(l.story(fmt.Sprint("whole", i)), t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("scenario %d takes %s", i, time.Since(begun).Round(time.Millisecond))
+			until(t, time.Minute, "the deleted project is gone from the host", func() error { return l.settled(l.want) })
+			now := reached(t, list)
+			for name, n := range now {
+				if !slices.ContainsFunc(spots, func(k spot) bool { return k.name == name && !k.start }) && n > known[name] {
+					spots = append(spots, spot{place{name, 1, false}, tell, n - known[name]})
+				}
+			}
+			known = now
+		}
+		slices.SortFunc(spots, func(a, b spot) int { return strings.Compare(a.String(), b.String()) })
+		t.Logf("%d kills at %d places; settled: %v", len(spots), len(known), l.want)
+		allPlaces(t, known)
 	})
 	if t.Failed() {
 		t.FailNow()
 	}
-	return atStart, all
+	return spots
+}
+
+// killedBy are the places that the scenarios do not come to, and the tests that
+// kill there.
+var killedBy = map[string]string{
+	"access: the first user is made":        "TestStartKilled",
+	"secret: the master key is made":        "TestStartKilled",
+	"ingress: process started":              "TestStartKilled",
+	"db: the new schema is written":         "TestStartKilled and TestKilled of db",
+	"db: the new schema is in place":        "TestStartKilled and TestKilled of db",
+	"db: a migration is applied":            "TestStartKilled and TestKilled of db",
+	"image: upload begun":                   "TestKilledRegistry of image",
+	"image: blob stored":                    "TestKilledRegistry of image",
+	"image: manifest stored":                "TestKilledRegistry of image",
+	"image: manifest pushed":                "TestKilledRegistry of image",
+	"logs: segment is closed":               "TestCrash of logs",
+	"logs: compressed segment is written":   "TestCrash of logs",
+	"logs: compressed segment has its name": "TestCrash of logs",
+	"logs: plain segment is removed":        "TestCrash of logs",
+	"logs: old segment is dropped":          "TestCrash of logs",
+	"image: tagged":                         "nobody: no route leads there",
+	"image: untagged":                       "nobody: no route leads there",
+	"source: a file is committed":           "nobody: no route leads there",
+	"stack: deleted stack emptied":          "nobody: it comes a week after the end of its project",
+	"source: a repository is removed":       "nobody: it comes a week after the end of its project",
+}
+
+// allPlaces looks whether a kill is done at every place of the source.
+func allPlaces(t *testing.T, known map[string]int) {
+	t.Helper()
+	at := regexp.MustCompile(`crash\.At\("([^"]+)"( \+)?`)
+	err := filepath.WalkDir("..", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, m := range at.FindAllStringSubmatch(string(b), -1) {
+			isReached := known[m[1]] > 0
+			if m[2] != "" { // the name goes on with a value
+				for name := range known {
+					isReached = isReached || strings.HasPrefix(name, m[1])
+				}
+			}
+			if by, ok := killedBy[m[1]]; ok == isReached {
+				t.Errorf("%s: %q is reached: %v, and killed by %q", file, m[1], isReached, by)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // killAt has the server killed at a place within a story, and looks at what the
@@ -450,7 +281,7 @@ func (s *lane) killAt(t *testing.T, k kill) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	told := make(chan error, 1)
-	go func() { told <- y.tell(ctx) }()
+	go func() { told <- k.tell(y, ctx) }()
 	select {
 	case <-s.gone:
 	case err := <-told:

@@ -377,6 +377,25 @@ func (j *job) route(ctx context.Context, host, service string) error {
 	})
 }
 
+// unroute removes the ingress of a hostname.
+func (j *job) unroute(ctx context.Context, host string) error {
+	return keep(ctx, "remove the ingress", time.Minute, func(ctx context.Context) error {
+		var l []struct{ ID, Hostname string }
+		if err := j.s.Do(ctx, "GET", "/v2/ingresses?projectId="+j.id, nil, &l); err != nil {
+			return err
+		}
+		for _, i := range l {
+			if i.Hostname != host {
+				continue
+			}
+			if err := j.s.Do(ctx, "DELETE", "/v2/ingresses/"+i.ID, nil, nil); !cli.IsStatus(err, http.StatusNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // answers waits until a hostname is answered with a status and, if it is given,
 // a version.
 func (s *server) answers(ctx context.Context, host string, status int, version string) (a answer, err error) {
