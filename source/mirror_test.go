@@ -250,6 +250,10 @@ func TestRemoteRefuses(t *testing.T) {
 	contains(t, ask().Error(), "refuses the login of bob")
 	must(t, set(Remote{URL: base, Username: "bob", Password: secret.Encrypted})) // unchanged
 	contains(t, ask().Error(), "refuses the login of bob")
+	must(t, set(Remote{URL: strings.Replace(base, "://", "://secret-word@", 1)})) // a token alone
+	if r, err := l.here.sources.Remote(t.Context(), l.q.ID); err != nil || r.Username != secret.Encrypted || r.Password != "" {
+		t.Errorf("remote %+v, %v", r, err)
+	}
 	must(t, set(Remote{URL: base}))
 	contains(t, ask().Error(), "wants a login")
 	must(t, set(Remote{URL: l.url + "/git/acme/none.git", Username: "x", Password: l.token}))

@@ -44,6 +44,9 @@ func (s *Sources) Remote(ctx context.Context, id project.ID) (*Remote, error) {
 	if r == nil || err != nil {
 		return nil, err
 	}
+	if r.bare() {
+		r.Username = secret.Encrypted
+	}
 	if r.Password != "" {
 		r.Password = secret.Encrypted
 	}

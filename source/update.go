@@ -30,6 +30,9 @@ func (c RemoteChange) of(old *Remote, private bool) (*Remote, error) {
 	if old != nil {
 		have = *old
 	}
+	if c.Username != nil && *c.Username == secret.Encrypted && have.bare() {
+		c.Username = nil // as it was told
+	}
 	to := have
 	for _, f := range []struct{ to, from *string }{{&to.URL, c.URL}, {&to.Username, c.Username}, {&to.Password, c.Password}} {
 		if f.from != nil {

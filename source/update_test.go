@@ -44,6 +44,8 @@ func TestRemoteChange(t *testing.T) {
 		{"a login in the URL", login, RemoteChange{URL: is("https://v:q@two.example/a/b")}, &Remote{URL: two, Username: "v", Password: "q"}, ""},
 		{"a token stays with its host", token, RemoteChange{URL: is(two)}, nil, "username"},
 		{"a token and another repository of the host", token, RemoteChange{URL: is(one + "c")}, &Remote{URL: one + "c", Username: "token"}, ""},
+		{"a token as it was told", token, RemoteChange{Username: is(secret.Encrypted)}, token, ""},
+		{"a token as it was told, elsewhere", token, RemoteChange{URL: is(two), Username: is(secret.Encrypted)}, nil, "username"},
 		{"another token", token, RemoteChange{URL: is(two), Username: is("w")}, &Remote{URL: two, Username: "w"}, ""},
 		{"no URL of ours", login, RemoteChange{URL: is("ftp://one.example/a")}, nil, "url"},
 	} {
