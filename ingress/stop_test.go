@@ -62,6 +62,23 @@ func TestStopEndsDrainingProcesses(t *testing.T) {
 	p.reap()
 }
 
+// freeze stops a process and waits until all its threads have.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it hangs", func() bool {
+		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
+		for _, f := range threads {
+			if b, err := os.ReadFile(f); err != nil || !strings.Contains(string(b), ") T ") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	})
+}
+
 // TestHungProcess has a process that was stopped: the next start puts another in
 // its place, and stop ends it.
 func TestHungProcess(t *testing.T) {
@@ -74,9 +91,7 @@ func TestHungProcess(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, hung)
 	next := start(t, cfg)
 	if next.PID() == hung {
 		t.Error("the hung one was taken over")
@@ -86,9 +101,7 @@ func TestHungProcess(t *testing.T) {
 	if err := next.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(next.PID(), syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	freeze(t, next.PID())
 	ctx, cancel := context.WithTimeout(t.Context(), 2*answerTimeout)
 	defer cancel()
 	if err := StopRunning(ctx, cfg); err != nil {
@@ -107,15 +120,18 @@ func TestStopOfOneThatIsReplaced(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
+	sockets := func() int { // of the process: the listener, and its end of each connection
+		b, err := os.ReadFile("/proc/net/unix")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(b), socketPath(cfg.RunDir)+"."+strconv.Itoa(hung)+"\n")
 	}
+	until(t, "nobody is connected", func() bool { return sockets() == 1 })
+	freeze(t, hung)
 	stopped := make(chan error, 1)
 	go func() { stopped <- StopRunning(context.WithoutCancel(t.Context()), cfg) }()
-	until(t, "it has been asked", func() bool { // the listener, and a connection to it
-		b, err := os.ReadFile("/proc/net/unix")
-		return err == nil && strings.Count(string(b), socketPath(cfg.RunDir)+"."+strconv.Itoa(hung)+"\n") == 2
-	})
+	until(t, "it has been asked", func() bool { return sockets() == 2 })
 	if err := os.Remove(socketPath(cfg.RunDir)); err != nil {
 		t.Fatal(err)
 	}

@@ -98,9 +98,10 @@ func TestServiceOverRestart(t *testing.T) {
 	if err := b.Engine.Remove(t.Context(), owner); err != nil {
 		t.Fatal(err)
 	}
-	if l, _ := b.Networks(t.Context()); len(l) != 1 {
-		t.Errorf("%+v", l)
-	}
+	until(t, "its network is gone", func() bool {
+		l, err := b.Networks(t.Context())
+		return err == nil && len(l) == 1
+	})
 }
 
 func TestServiceFailsToStart(t *testing.T) {
