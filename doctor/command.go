@@ -17,6 +17,7 @@ import (
 
 	"slipway/db"
 	"slipway/engine/local"
+	"slipway/image"
 )
 
 // ErrMissing is the error when something needed is missing; what it is has
@@ -33,7 +34,7 @@ func Command(settings func(*pflag.FlagSet) func() (dataDir string, table [][3]st
 	}
 	complete := settings(c.Flags())
 	c.Flags().BoolVar(&fix, "fix", false, "run the commands that mend what is lacking")
-	c.Flags().BoolVar(&deep, "deep", false, "check database, image store and volumes too")
+	c.Flags().BoolVar(&deep, "deep", false, "check the database and the images in the store too")
 	c.Flags().BoolVar(&show, "settings", false, "show every setting and where it comes from")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		dataDir, table, err := complete()
@@ -106,14 +107,24 @@ func Deep(ctx context.Context, file, engineDir string) []Finding {
 		}
 		l = append(l, good(what, "whole"))
 	}
-	say("store", func() error {
-		d, err := db.Open(ctx, file)
-		if err != nil {
-			return err
+	d, err := db.Open(ctx, file)
+	if err != nil {
+		say("store", err)
+		d = nil
+	} else {
+		say("store", d.Check(ctx))
+	}
+	say("image store", local.Verify(ctx, engineDir, func(ctx context.Context, e *local.Engine) error {
+		if d == nil {
+			return nil // who knows what there should be
 		}
-		return errors.Join(d.Check(ctx), d.Close())
-	}())
-	say("image store", local.Verify(ctx, engineDir))
+		return image.New(image.Config{}, d, nil, e.Images(), e.Blobs()).Check(ctx)
+	}))
+	if d != nil {
+		if err := d.Close(); err != nil {
+			say("store", err)
+		}
+	}
 	return l
 }
 

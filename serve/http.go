@@ -114,7 +114,7 @@ func (s *Server) metrics() (*prometheus.Registry, func(dialect, pattern string, 
 func (s *Server) check(ctx context.Context) error {
 	done := s.checking.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
-		return nil, errors.Join(s.db.Check(ctx), s.engine.Check(ctx))
+		return nil, errors.Join(s.db.Check(ctx), s.engine.Check(ctx), s.images.Check(ctx))
 	})
 	select {
 	case r := <-done:

@@ -35,16 +35,13 @@ func StopAll(ctx context.Context, dir string) error {
 }
 
 // Verify checks the databases and the held images of an engine that nobody
-// has open.
-func Verify(ctx context.Context, dir string) error {
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+// has open, and what more is to be checked of it.
+func Verify(ctx context.Context, dir string, more func(context.Context, *Engine) error) error {
 	e, err := Open(ctx, Options{Dir: dir, DataDir: filepath.Dir(dir)})
 	if err != nil {
 		return err
 	}
-	return errors.Join(e.Check(ctx), e.Close())
+	return errors.Join(e.Check(ctx), more(ctx, e), e.Close())
 }
 
 // Check looks whether every held image is there whole, and says so of each
