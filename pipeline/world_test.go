@@ -48,6 +48,7 @@ type world struct {
 	admin access.Actor
 	home  project.Workspace
 	pr    project.Project
+	r     *Runner
 	stop  func() // ends the runner as a shutdown does
 }
 
@@ -95,6 +96,7 @@ func (w *world) run() {
 	w.t.Helper()
 	r, err := NewRunner(w.Pipelines, w.eng, "test")
 	w.must(err)
+	w.r = r
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

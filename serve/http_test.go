@@ -7,8 +7,11 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"slipway/cli"
 )
 
 // TestEnd has requests under way when the server is told to end: one that is
@@ -78,5 +81,29 @@ func TestFullDisk(t *testing.T) {
 		if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(b), want) {
 			t.Errorf("%s: %d %.300s %v", path, res.StatusCode, b, err)
 		}
+	}
+}
+
+// TestCheck is only for tokens of all workspaces.
+func TestCheck(t *testing.T) {
+	_, c, _ := begin(t)
+	const check = "/slipway/v1/server:check"
+	var wg sync.WaitGroup
+	for range 4 { // together
+		wg.Go(func() {
+			if err := c.Do(t.Context(), "POST", check, nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	var one struct{ Token string }
+	if err := c.Do(t.Context(), "POST", "/user/tokens", map[string]any{
+		"name": "one", "scopes": []string{"WORKSPACE", "WORKSPACES_MANAGE"}, "expires_in": 1, "workspace_restrictions": []string{"default"},
+	}, &one); err != nil || one.Token == "" {
+		t.Fatal(one, err)
+	}
+	if err := cli.NewClient(c.URL, one.Token).Do(t.Context(), "POST", check, nil, nil); !cli.IsStatus(err, http.StatusForbidden) {
+		t.Errorf("a token of one workspace: %v", err)
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: probe serve | lines N EVERY [FILE] | cat FILE | dial ADDRESS... | tell [FILE] | web | true"))
+		fail(fmt.Errorf("usage: probe serve | lines N EVERY [FILE] | cat FILE | fill FILE | dial ADDRESS... | tell [FILE] | web | true"))
 	}
 	switch os.Args[1] {
 	case "serve":
@@ -30,6 +30,8 @@ func main() {
 		b, err := os.ReadFile(os.Args[2])
 		_, _ = os.Stdout.Write(b)
 		fail(err)
+	case "fill":
+		fail(fill(os.Args[2]))
 	case "dial":
 		dial(os.Args[2:])
 	case "tell":
@@ -47,6 +49,19 @@ func fail(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
+	}
+}
+
+// fill writes to a file as long as it lives: a disk that is full does not stop it.
+func fill(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	for b := make([]byte, 1<<20); ; {
+		if _, err := f.Write(b); err != nil {
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 }
 
