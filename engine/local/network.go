@@ -350,16 +350,16 @@ func (n *network) give(name string, last int) {
 	delete(n.taken[name], last)
 	if len(n.taken[name]) == 0 {
 		n.empty[name] = time.Now()
-		n.arm()
+		n.arm(networkIdle)
 	}
 }
 
 // arm has pruneIdle run; others that are emptied meanwhile do not put it off.
 // The caller holds mu.
-func (n *network) arm() {
+func (n *network) arm(in time.Duration) {
 	if !n.armed {
 		n.armed = true
-		n.idle.Reset(networkIdle)
+		n.idle.Reset(in)
 	}
 }
 
@@ -387,14 +387,19 @@ func (n *network) resolv(name string) []byte {
 // holds mu.
 func (n *network) unused() (names []string) {
 	n.armed = false
+	soonest, others := networkIdle, false
 	for name := range n.plan.Numbers {
 		switch {
 		case name == "" || len(n.taken[name]) > 0:
 		case time.Since(n.empty[name]) >= networkIdle:
 			names = append(names, name)
 		default:
-			n.arm()
+			soonest = min(soonest, networkIdle-time.Since(n.empty[name]))
+			others = true
 		}
+	}
+	if others {
+		n.arm(soonest)
 	}
 	return names
 }
