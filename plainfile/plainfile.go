@@ -47,11 +47,11 @@ func Find(dir int, name string, resolve uint64) (*os.File, error) {
 		if err == nil {
 			return os.NewFile(uintptr(fd), name), nil
 		}
-		if err != unix.EAGAIN && err != unix.EINTR {
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
-	if err == unix.EXDEV {
+	if errors.Is(err, unix.EXDEV) {
 		err = errOut
 	}
 	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
@@ -71,7 +71,7 @@ func Reopen(at *os.File) (*os.File, error) {
 	for {
 		// Not waiting for a lease that somebody has on it.
 		fd, err := unix.Open(self, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
