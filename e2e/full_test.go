@@ -43,7 +43,10 @@ func TestFullDisk(t *testing.T) {
 		if err == nil && text != "ok\n" {
 			err = errors.New(text)
 		}
-		_, serr := os.Stat(reserve)
+		st, serr := os.Stat(reserve)
+		if serr == nil && st.Size() == 0 {
+			serr = errors.New("the reserve is being made")
+		}
 		return errors.Join(err, serr)
 	}
 	if err := takesWork(); err != nil {
