@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -171,10 +172,10 @@ func askSoon(ctx context.Context, runDir string, q request) (response, error) {
 	}
 	defer c.close()
 	r, err := c.call(ctx, q)
-	if errors.Is(err, errSilent) {
+	if err != nil && r.PID == 0 {
 		var perr error
 		if r.PID, perr = c.peer(); perr != nil {
-			return r, fmt.Errorf("the ingress process does not answer, and it is not known which it is: %w", perr)
+			return r, fmt.Errorf("%w; and it is not known which process it is: %w", err, perr)
 		}
 	}
 	return r, err
@@ -387,6 +388,12 @@ func StopRunning(ctx context.Context, cfg Config) error {
 		err = kill(r.PID)
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
 		return nil // nobody listens there
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		// It was about to end by itself; or somebody else listens there.
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeoutCause(ctx, answerTimeout, err)
+		defer stop()
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("stop the ingress process: %w", cause(ctx, err))
