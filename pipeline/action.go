@@ -250,7 +250,7 @@ func (a Action) Validate(inv *project.Invalid) {
 	}
 	validateConditions(a.Conditions, inv)
 	validatePermissions(a.Permissions, inv)
-	validateVariables(a.Variables, "variables", inv)
+	validateVariables(a.Variables, inv)
 	switch {
 	case (a.Build == nil) == (a.Run == nil):
 		inv.Add("type", "required", "is required")

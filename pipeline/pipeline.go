@@ -222,9 +222,9 @@ var variableTypes = map[string]bool{
 
 var variableKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-func validateVariables(vs []Variable, path string, inv *project.Invalid) {
+func validateVariables(vs []Variable, inv *project.Invalid) {
 	for i, v := range vs {
-		at := path + "." + strconv.Itoa(i)
+		at := "variables." + strconv.Itoa(i)
 		switch {
 		case v.Key == "":
 			inv.Add(at+".key", "required", "is required")
@@ -284,7 +284,7 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 	}
 	validateConditions(p.Conditions, inv)
 	validatePermissions(p.Permissions, inv)
-	validateVariables(p.Variables, "variables", inv)
+	validateVariables(p.Variables, inv)
 }
 
 func oneOf(inv *project.Invalid, path, v string, words ...string) {

@@ -29,7 +29,7 @@ func TestFilePlace(t *testing.T) {
 	} {
 		c.v.Key = "A"
 		var inv project.Invalid
-		validateVariables([]Variable{c.v}, "variables", &inv)
+		validateVariables([]Variable{c.v}, &inv)
 		var got []string
 		for _, f := range inv.Fields {
 			got = append(got, strings.TrimPrefix(f.Path, "variables.0."))

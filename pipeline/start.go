@@ -51,7 +51,7 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (commit, from *source.Commit, err error) {
 	var inv project.Invalid
 	oneOf(&inv, "priority", string(in.Priority), "", "LOW", "NORMAL", "HIGH")
-	validateVariables(in.Variables, "variables", &inv)
+	validateVariables(in.Variables, &inv)
 	if in.PullRequest != "" {
 		inv.Add("pull_request", "unsupported", "this version starts no runs of pull requests")
 	}

@@ -83,7 +83,7 @@ func (r *Replay) Run(file string) {
 		case "until":
 			err = r.exchange(request, text)
 			for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); {
-				time.Sleep(5 * time.Millisecond)
+				<-time.After(5 * time.Millisecond)
 				err = r.exchange(request, text)
 			}
 		case "wait":
