@@ -83,7 +83,7 @@ func TestKills(t *testing.T) {
 // what that is.
 func (s *server) quiet(t *testing.T) (want map[string]int) {
 	t.Helper()
-	until(t, 20*time.Second, "there is one service and nothing else", func() error {
+	until(t, time.Minute, "there is one service and nothing else", func() error {
 		count, _, all := s.footprint()
 		want = count
 		for kind, n := range map[string]int{"mount": 4, "process": 4, "record": 1, "veth": 1, "bundle": 1, "layer": 1, "monitor": 1, "state": 1} {
