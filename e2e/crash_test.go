@@ -16,10 +16,6 @@ import (
 	"time"
 )
 
-// lanes is how many servers are killed at the same time; most of a scenario is
-// waiting.
-const lanes = 3
-
 // place is one of those that crash.At marks, and the how-manieth time.
 type place struct {
 	name  string
@@ -121,9 +117,9 @@ func planned(spots []spot, rounds int) (l []kill) {
 // TestCrash kills the server at every place at which its state has just
 // changed.
 func TestCrash(t *testing.T) {
-	rounds := 1
+	rounds, lanes := 1, 3 // most of a scenario is waiting
 	if os.Getenv("SLIPWAY_LONG") != "" {
-		rounds = 20
+		rounds, lanes = 20, 5 // and the shipped program is quick
 	}
 	kills := planned(scout(t), rounds)
 	next := make(chan kill, len(kills))
