@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -229,7 +228,7 @@ func (c *Config) check() error {
 	if c.MasterKeyFile == "" {
 		c.MasterKeyFile = filepath.Join(c.DataDir, "master.key")
 	}
-	return errors.Join(c.checkMore())
+	return c.checkMore()
 }
 
 func (c *Config) checkMore() error {

@@ -310,10 +310,11 @@ func (s *Server) demo(ctx context.Context, out io.Writer) error {
 // kept is how long events and deleted projects are kept.
 const kept = 7 * 24 * time.Hour
 
-// keepHouse drops what is old and what nobody owns, now and once an hour. The rows of a project go first, and
-// with them the tags of its images; what the engine and the logs have of it has
-// no owner from then on. Its repositories of git the room source looks for. The
-// file systems of pipelines go at once with them.
+// keepHouse drops what is old and what nobody owns, now and once an hour. The
+// rows of a project go first, and with them the tags of its images; what the
+// engine and the logs have of it has no owner from then on. Its repositories of
+// git the room source looks for. The file systems of pipelines go with them at
+// once.
 func (s *Server) keepHouse(ctx context.Context) error {
 	t := time.NewTicker(time.Hour)
 	defer t.Stop()

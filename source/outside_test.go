@@ -123,9 +123,13 @@ func TestSlowOutside(t *testing.T) {
 	if err != nil || *c != (Commit{Revision: one}) {
 		t.Errorf("a slow fetch: %+v, %v", c, err)
 	}
-	l.between(func(_ http.ResponseWriter, _ *http.Request, body string) bool {
+	gaveUp := make(chan struct{})
+	l.between(func(_ http.ResponseWriter, r *http.Request, body string) bool {
 		if strings.Contains(body, "command=fetch") {
-			time.Sleep(2 * patience)
+			select {
+			case <-gaveUp:
+			case <-r.Context().Done():
+			}
 		}
 		return false
 	})
@@ -133,6 +137,7 @@ func TestSlowOutside(t *testing.T) {
 	if err := short(); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "try again in some minutes, or give the full hash") {
 		t.Errorf("a short hash: %v", err)
 	}
+	close(gaveUp)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.here.sources.Run(ctx) }()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"slipway/access"
+	"slipway/api/apitest"
 	"slipway/pipeline"
 	"slipway/project"
 )
@@ -317,9 +318,10 @@ func TestLetters(t *testing.T) {
 	defer release()
 	b := w.get(201, "POST", "/v1/builds", `{"repo_name":"app"}`)
 	path := "/v1/builds/" + b["build_id"].(string)
-	for end := time.Now().Add(20 * time.Second); b["step_at"] != 20.0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-		b = w.get(200, "GET", path, "")
-	}
+	b = apitest.Until(t, "the build is at its step", func() (map[string]any, bool) {
+		b := w.get(200, "GET", path, "")
+		return b, b["step_at"] == 20.0
+	})
 	if b["status"] != "I" || b["step_at"] != 20.0 || b["is_removable"] != true || b["started_at"] == nil || b["ended_at"] != nil {
 		t.Error(b)
 	}

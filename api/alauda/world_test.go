@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -149,15 +148,10 @@ func (w *world) get(status int, method, path, body string) map[string]any {
 // wait waits for the end of a build.
 func (w *world) wait(id string) map[string]any {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	return apitest.Until(w.t, "build "+id+" ends", func() (map[string]any, bool) {
 		b := w.get(200, "GET", "/v1/builds/"+id, "")
-		if strings.Contains("SFD", b["status"].(string)) {
-			return b
-		}
-		if time.Now().After(end) {
-			w.t.Fatalf("build %s does not end: %v", id, b)
-		}
-	}
+		return b, strings.Contains("SFD", b["status"].(string))
+	})
 }
 
 // simple makes the repository alauda/<name> of the outside one.

@@ -98,11 +98,11 @@ func (r *Replay) Run(file string) {
 	}
 }
 
-var placeholder = regexp.MustCompile(`<([A-Za-z0-9]+|\*)>`)
+var blank = regexp.MustCompile(`<([A-Za-z0-9]+|\*)>`)
 
 // fill puts in the values of the names that are known.
 func (r *Replay) fill(s string) string {
-	return placeholder.ReplaceAllStringFunc(s, func(p string) string {
+	return blank.ReplaceAllStringFunc(s, func(p string) string {
 		if v, ok := r.Vars[p[1:len(p)-1]]; ok {
 			return v
 		}
@@ -265,7 +265,7 @@ func (r *Replay) matchObject(at string, want map[string]any, got any) error {
 
 // names tells whether a text is a name alone that is not known.
 func (r *Replay) names(s string) bool {
-	m := placeholder.FindStringSubmatch(s)
+	m := blank.FindStringSubmatch(s)
 	if m == nil || m[0] != s {
 		return false
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"slipway/access"
 	"slipway/db"
@@ -92,4 +93,24 @@ func (r *Rooms) Pipelines(publicURL string) *pipeline.Pipelines {
 		}
 	})
 	return p
+}
+
+// Until asks again and again till the answer is the one that is waited for, and
+// gives it.
+func Until(t testing.TB, what string, ask func() (answer map[string]any, ok bool)) map[string]any {
+	t.Helper()
+	late := time.After(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		answer, ok := ask()
+		if ok {
+			return answer
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("not in time: %s: %v", what, answer)
+		}
+	}
 }

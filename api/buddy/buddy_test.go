@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -119,15 +118,10 @@ func (w *world) project(name string, files ...string) string {
 // wait waits for the end of an execution.
 func (w *world) wait(path string) map[string]any {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	return apitest.Until(w.t, path+" ends", func() (map[string]any, bool) {
 		x := w.get(http.StatusOK, "GET", path, "")
-		if pipeline.Status(x["status"].(string)).Ended() {
-			return x
-		}
-		if time.Now().After(end) {
-			w.t.Fatalf("%s does not end: %v", path, x)
-		}
-	}
+		return x, pipeline.Status(x["status"].(string)).Ended()
+	})
 }
 
 // lacks tells what of the wanted members is not in an answer.
