@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"runtime"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the driver
 )
 
@@ -62,6 +64,10 @@ func connect(ctx context.Context, file string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(explain(err), d.pool.Close())
 	}
+	if err := errors.Join(w.do("BEGIN IMMEDIATE"), w.do("COMMIT")); err != nil { // from here the log is there
+		return nil, errors.Join(explain(err), d.pool.Close())
+	}
+	keepRoom(file + "-wal")
 	n := max(4, runtime.GOMAXPROCS(0))
 	d.idle = make(chan *conn, n)
 	if d.readers, err = sql.Open("sqlite", dsn(file, "query_only(1)", "temp_store(MEMORY)")); err != nil {
@@ -74,6 +80,22 @@ func connect(ctx context.Context, file string) (*DB, error) {
 	}
 	go d.write(w)
 	return d, nil
+}
+
+// logRoom is the room on the disk that the log of a store has in advance, in
+// bytes. The log is folded into the store at half of that, so on a disk that is
+// full the same is left for transactions; those that delete things make room.
+const logRoom = 8 << 20
+
+// keepRoom has the file system set room aside behind the end of a file. If it
+// cannot, the store works as well, until the disk is full.
+func keepRoom(log string) {
+	f, err := os.OpenFile(log, os.O_RDWR, 0)
+	if err != nil {
+		return
+	}
+	_ = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, logRoom)
+	_ = f.Close()
 }
 
 // Close ends the store after the transactions under way. Transactions that

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -327,17 +328,60 @@ func TestOddFileNames(t *testing.T) {
 	}
 }
 
-// A full disk: a small file system of its own, filled.
-func TestDiskFull(t *testing.T) {
+// small mounts a small file system.
+func small(t *testing.T, size string) string {
+	t.Helper()
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// fill leaves no room on a disk.
+func fill(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.Create(file)
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+}
+
+// On a disk that another has filled the store can be written for a while.
+func TestLogRoom(t *testing.T) {
+	dir := small(t, "32m")
+	file := filepath.Join(dir, "x.db")
+	for _, again := range []bool{false, true} {
+		d, err := open(t.Context(), file, schema())
+		if err != nil {
+			t.Fatal(again, err)
+		}
+		fill(t, filepath.Join(dir, "fill"))
+		for n := range 200 { // each writes two pages or more
+			write(t, d, `INSERT INTO notes (text) VALUES (?)`, n)
+		}
+		write(t, d, `DELETE FROM notes`)
+		if err := os.Remove(filepath.Join(dir, "fill")); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(d.Check(t.Context()), d.Close()); err != nil {
+			t.Error(again, err)
+		}
+	}
+}
+
+// A full disk: a small file system of its own, filled.
+func TestDiskFull(t *testing.T) {
+	dir := small(t, "1m")
 	d, err := open(t.Context(), filepath.Join(dir, "x.db"), schema())
 	if err != nil {
 		t.Fatal(err)
@@ -367,17 +411,7 @@ func TestDiskFull(t *testing.T) {
 		t.Error(err)
 	}
 	// Not even a new store fits: it says so and leaves nothing.
-	if err := os.WriteFile(filepath.Join(dir, "fill"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "fill"), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	_ = f.Close()
+	fill(t, filepath.Join(dir, "fill"))
 	if _, err := open(t.Context(), filepath.Join(dir, "new.db"), schema()); !errdefs.IsResourceExhausted(err) {
 		t.Error(err)
 	}

@@ -111,14 +111,20 @@ func (d *disk) full() error {
 	return s.full(d.percent)
 }
 
+// spell is a time for which the disk has been full; the zero one is none.
+type spell struct {
+	since time.Time
+	free  int64 // at the last look
+}
+
 // watch looks at the disk each second. end ends what runs for a reason and says
 // how much that was.
 func (d *disk) watch(ctx context.Context, end func(error) int) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	var since time.Time
+	var sp spell
 	for {
-		since = d.tend(since, time.Now(), end)
+		sp = d.tend(sp, time.Now(), end)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -127,26 +133,28 @@ func (d *disk) watch(ctx context.Context, end func(error) int) error {
 	}
 }
 
-// tend is one look. It takes and gives since when the disk has been full. The
-// reserve is given up when nothing runs any more that would only use it up.
-func (d *disk) tend(since, now time.Time, end func(error) int) time.Time {
-	why := d.full()
-	switch {
-	case why == nil:
+// tend is one look in a spell, and gives what is known of it then. The reserve
+// is given up when what runs has ended and the room has not become less since
+// the last look: whatever still takes room would take that too.
+func (d *disk) tend(sp spell, now time.Time, end func(error) int) spell {
+	s, err := d.look()
+	if err != nil {
+		return sp // not known
+	}
+	why := s.full(d.percent)
+	if why == nil {
 		d.keep()
-		return time.Time{}
-	case !errdefs.IsResourceExhausted(why):
-		return since // not known
+		return spell{}
 	}
 	running := end(why)
-	if since.IsZero() {
-		since = now
+	if sp.since.IsZero() {
 		d.log.Error("what runs is ended", "why", why, "actions", running)
+		return spell{now, s.free}
 	}
-	if d.kept.Load() && (running == 0 || now.Sub(since) > endTime) {
+	if d.kept.Load() && s.free >= sp.free && (running == 0 || now.Sub(sp.since) > endTime) {
 		d.drop()
 	}
-	return since
+	return spell{sp.since, s.free}
 }
 
 // keep makes the reserve if there is room for it.

@@ -93,20 +93,27 @@ func TestReserve(t *testing.T) {
 	var why error
 	end := func(err error) int { why = err; return running }
 	now := time.Now()
-	since := d.tend(time.Time{}, now, end)
-	if !since.IsZero() || why != nil {
-		t.Errorf("with room: %s, %v", since, why)
+	sp := d.tend(spell{}, now, end)
+	if !sp.since.IsZero() || why != nil {
+		t.Errorf("with room: %v, %v", sp, why)
 	}
 	filler := fill(t, dir)
-	since = d.tend(since, now, end)
-	if since != now || why == nil || !strings.Contains(why.Error(), "the disk is full: less than 16 MiB are free") {
-		t.Errorf("without room: %s, %v", since, why)
+	if err := os.Truncate(filler, 104<<20); err != nil { // a little is left
+		t.Fatal(err)
 	}
-	if since = d.tend(since, now.Add(time.Second), end); reserve() == 0 {
+	sp = d.tend(sp, now, end)
+	if sp.since != now || why == nil || !strings.Contains(why.Error(), "the disk is full: less than 16 MiB are free") {
+		t.Errorf("without room: %v, %v", sp, why)
+	}
+	if sp = d.tend(sp, now.Add(time.Second), end); reserve() == 0 {
 		t.Error("it was given up to what still runs")
 	}
 	running = 0
-	since = d.tend(since, now.Add(2*time.Second), end)
+	fill(t, dir)
+	if sp = d.tend(sp, now.Add(2*time.Second), end); reserve() == 0 {
+		t.Error("it was given up to what still took room")
+	}
+	sp = d.tend(sp, now.Add(3*time.Second), end)
 	if _, free, err := blocks(dir); reserve() != 0 || free < 15<<20 || err != nil {
 		t.Errorf("it was not given up: %d bytes are free, %v", free, err)
 	}
@@ -117,18 +124,18 @@ func TestReserve(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	if since = d.tend(since, now.Add(3*time.Second), end); !since.IsZero() || reserve() == 0 || d.room() != nil {
-		t.Errorf("after room was made: since %s, %d, %v", since, reserve(), d.room())
+	if sp = d.tend(sp, now.Add(4*time.Second), end); !sp.since.IsZero() || reserve() == 0 || d.room() != nil {
+		t.Errorf("after room was made: %v, %d, %v", sp, reserve(), d.room())
 	}
 	// A later server finds it; what does not end holds it up for a while only.
 	d = openDisk(dir, 5, slog.New(slog.DiscardHandler))
 	fill(t, dir)
 	running = 1
-	since = d.tend(d.tend(time.Time{}, now, end), now.Add(endTime), end)
+	sp = d.tend(d.tend(spell{}, now, end), now.Add(endTime), end)
 	if reserve() == 0 {
 		t.Error("given up too early")
 	}
-	if d.tend(since, now.Add(endTime+time.Second), end); reserve() != 0 {
+	if d.tend(sp, now.Add(endTime+time.Second), end); reserve() != 0 {
 		t.Error("not given up")
 	}
 }
