@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -117,9 +118,9 @@ func planned(spots []spot, rounds int) (l []kill) {
 // TestCrash kills the server at every place at which its state has just
 // changed.
 func TestCrash(t *testing.T) {
-	rounds, lanes := 1, 3 // most of a scenario is waiting
+	rounds := 1
 	if os.Getenv("SLIPWAY_LONG") != "" {
-		rounds, lanes = 20, 5 // and the shipped program is quick
+		rounds = 20
 	}
 	kills := planned(scout(t), rounds)
 	next := make(chan kill, len(kills))
@@ -127,7 +128,7 @@ func TestCrash(t *testing.T) {
 		next <- k
 	}
 	close(next)
-	for n := range lanes {
+	for n := range max(2, runtime.GOMAXPROCS(0)) { // most of a scenario is waiting; -parallel bounds it
 		t.Run(fmt.Sprint("lane ", n), func(t *testing.T) {
 			t.Parallel()
 			l := newLane(t)
