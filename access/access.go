@@ -25,9 +25,12 @@ const Topic = "access"
 // Role is what a user is in a workspace.
 type Role string
 
-// Roles.
+// Roles. Owner and administrators may do everything in the workspace, but only
+// the owner ends it; a member may do what the permission set says with which it,
+// or a group of its, is in a project.
 const (
 	Owner  Role = "OWNER"
+	Admin  Role = "ADMIN"
 	Member Role = "MEMBER"
 )
 
@@ -172,7 +175,13 @@ func (a *Access) load(ctx context.Context, hash [sha256.Size]byte) (*known, erro
 		if k.actor.User, err = LoadUser(tx, t.User); err != nil {
 			return err
 		}
-		k.actor.roles, err = roles(tx, t.User)
+		if k.actor.roles, err = roles(tx, t.User); err != nil {
+			return err
+		}
+		if k.actor.grants, err = grants(tx, t.User); err != nil {
+			return err
+		}
+		k.actor.groups, err = groupsOf(tx, t.User)
 		return err
 	})
 	if err != nil {

@@ -209,7 +209,10 @@ func TestMembership(t *testing.T) {
 	}
 	change(func(tx *db.Tx) error { return AddMember(tx, home, w.guestUser.ID, Member) })
 	a := w.ask(t, s)
-	if err := a.May(home, ProjectManage); err != nil {
+	if err := a.May(home, Workspace); err != nil {
+		t.Error(err)
+	}
+	if err := a.May(home, ExecutionInfo); !errdefs.IsPermissionDenied(err) {
 		t.Error(err)
 	}
 	if err := a.May(home, WorkspacesManage); !errdefs.IsPermissionDenied(err) {
@@ -221,15 +224,9 @@ func TestMembership(t *testing.T) {
 	if ids, all := a.Workspaces(); !slices.Equal(ids, []string{home, other}) || all {
 		t.Error(ids)
 	}
-	err = w.db.Read(t.Context(), func(tx *db.Tx) error {
-		l, err := Members(tx, home)
-		if len(l) != 2 || l[0].User.Username != "admin" || l[0].Role != Owner || l[1].User.ID != w.guestUser.ID {
-			t.Error(l)
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
+	l, err := w.Members(t.Context(), w.admin, home)
+	if err != nil || len(l) != 2 || l[0].User.Username != "admin" || l[0].Role != Owner || l[1].User.ID != w.guestUser.ID {
+		t.Error(l, err)
 	}
 	change(func(tx *db.Tx) error { return AddMember(tx, home, w.guestUser.ID, Owner) })
 	if a = w.ask(t, s); a.Role(home) != Owner {

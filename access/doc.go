@@ -1,5 +1,6 @@
 // Package access says who is asking and what they may do: users, tokens with
-// scopes, members of workspaces, and Actor, which every front door takes as the
+// scopes, members of workspaces, their groups, permission sets, who is in which
+// project with which of them, and Actor, which every front door takes as the
 // parameter by.
 //
 // A request brings the secret of a token ("slw_..."); its SHA-256 finds the
@@ -8,6 +9,8 @@
 // changes any of it (Topic), so a request costs no statement and a deleted token
 // ends at once.
 //
-//	stranger --Authenticate--> Actor --Sees--> workspace --May(scope)--> door
+//	stranger --Authenticate--> Actor --Sees--> workspace --May(scope)----> door
 //	           401                     404                 403
+//	                                 --SeesProject--> project --MayIn(scope)--> door
+//	                                   404                      403, or 404 for what a level denies
 package access

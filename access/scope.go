@@ -11,9 +11,11 @@ type Scope string
 
 // Scopes.
 const (
-	Workspace        Scope = "WORKSPACE"         // read workspaces and projects
+	Workspace        Scope = "WORKSPACE"         // read workspaces; make and change projects, members, groups and permission sets
 	WorkspacesManage Scope = "WORKSPACES_MANAGE" // make and change workspaces; includes read
-	ProjectManage    Scope = "PROJECT_MANAGE"    // make and change projects; ours
+	ProjectRead      Scope = "PROJECT_READ"      // read projects and who is in them
+	ProjectWrite     Scope = "PROJECT_WRITE"     // make and change them; includes read
+	ProjectManage    Scope = "PROJECT_MANAGE"    // ours; includes Workspace
 	ProjectDelete    Scope = "PROJECT_DELETE"
 	RepositoryRead   Scope = "REPOSITORY_READ"
 	RepositoryWrite  Scope = "REPOSITORY_WRITE" // includes read
@@ -30,14 +32,24 @@ const (
 	TokenInfo        Scope = "TOKEN_INFO"
 	TokenManage      Scope = "TOKEN_MANAGE" // includes info
 	UserInfo         Scope = "USER_INFO"
+	UserKey          Scope = "USER_KEY"
+	UserEmail        Scope = "USER_EMAIL"
+	MemberRead       Scope = "MEMBER_READ"
+	MemberManage     Scope = "MEMBER_MANAGE" // includes read
+	GroupRead        Scope = "GROUP_READ"
+	GroupManage      Scope = "GROUP_MANAGE" // includes read
+	PermissionRead   Scope = "PERMISSION_READ"
+	PermissionManage Scope = "PERMISSION_MANAGE" // includes read
 )
 
 // scopes says what each known scope carries directly beside itself. Those with
 // nothing and without a constant are words of Buddy's for things that other
 // issues bring, or never: a token keeps them and gives them back.
 var scopes = map[Scope][]Scope{
-	Workspace:        nil,
+	Workspace:        {ProjectWrite, MemberManage, GroupManage, PermissionManage},
 	WorkspacesManage: {Workspace},
+	ProjectRead:      nil,
+	ProjectWrite:     {ProjectRead},
 	ProjectManage:    {Workspace},
 	ProjectDelete:    nil,
 	RepositoryRead:   nil,
@@ -55,8 +67,16 @@ var scopes = map[Scope][]Scope{
 	TokenInfo:        nil,
 	TokenManage:      {TokenInfo},
 	UserInfo:         nil,
+	UserKey:          nil,
+	UserEmail:        nil,
+	MemberRead:       nil,
+	MemberManage:     {MemberRead},
+	GroupRead:        nil,
+	GroupManage:      {GroupRead},
+	PermissionRead:   nil,
+	PermissionManage: {PermissionRead},
 
-	"USER_KEY": nil, "USER_EMAIL": nil, "MEMBER_EMAIL": nil, "MANAGE_EMAILS": nil,
+	"MEMBER_EMAIL": nil, "MANAGE_EMAILS": nil,
 	"INTEGRATION_INFO": nil, "INTEGRATION_ADD": {"INTEGRATION_INFO"}, "INTEGRATION_MANAGE": {"INTEGRATION_ADD"},
 	"WEBHOOK_INFO": nil, "WEBHOOK_ADD": {"WEBHOOK_INFO"}, "WEBHOOK_MANAGE": {"WEBHOOK_ADD"},
 	"ENVIRONMENT_INFO": nil, "ENVIRONMENT_ADD": {"ENVIRONMENT_INFO"}, "ENVIRONMENT_MANAGE": {"ENVIRONMENT_ADD"},
@@ -81,6 +101,9 @@ var alike = map[Scope]Scope{
 	"TOKEN_READ":        TokenInfo,
 	"TOKEN_WRITE":       TokenManage,
 	"USER_READ":         UserInfo,
+	"MEMBER_WRITE":      MemberManage,
+	"GROUP_WRITE":       GroupManage,
+	"PERMISSION_WRITE":  PermissionManage,
 }
 
 // Scopes gives every scope by its first name, sorted.

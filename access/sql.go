@@ -24,35 +24,8 @@ func LoadUser(tx *db.Tx, id int64) (User, error) {
 	return u, nil
 }
 
-// MemberOf is a user in a workspace.
-type MemberOf struct {
-	User User
-	Role Role
-}
-
-// Members reads the members of a workspace in the caller's transaction, oldest
-// first, without asking who.
-func Members(tx *db.Tx, workspace string) (list []MemberOf, err error) {
-	rows, err := tx.Query(`SELECT u.id, u.uuid, u.username, u.name, u.email, u.created, m.role
-		FROM members m JOIN users u ON u.id = m.user_id WHERE m.workspace = ? ORDER BY m.created, u.id`, workspace)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var m MemberOf
-		var created sql.NullInt64
-		if err := rows.Scan(&m.User.ID, &m.User.UUID, &m.User.Username, &m.User.Name, &m.User.Email, &created, &m.Role); err != nil {
-			return nil, err
-		}
-		m.User.Created = db.Time(created)
-		list = append(list, m)
-	}
-	return list, rows.Err()
-}
-
 func roles(tx *db.Tx, user int64) (map[string]Role, error) {
-	rows, err := tx.Query(`SELECT workspace, role FROM members WHERE user_id = ?`, user)
+	rows, err := tx.Query(`SELECT workspace, `+roleColumn+` FROM members m WHERE user_id = ?`, user)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,9 @@ type Dialect struct {
 	Fail func(w http.ResponseWriter, r *http.Request, status int, err error)
 	// Before sets headers that every answer of the dialect has, or is nil.
 	Before func(w http.ResponseWriter, r *http.Request)
+	// Known sets headers that the answers of a route to a known actor have, with
+	// what is left to its token, or is nil.
+	Known func(h http.Header, pattern string, by access.Actor, q Quota)
 	// Table is by pattern: "PUT /v2/stacks/{stackId}".
 	Table map[string]Handler
 	// Open are the patterns of Table that a stranger may ask; by is the zero

@@ -35,6 +35,8 @@ type Options struct {
 	Logger *slog.Logger
 	// TrustedProxies are those whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
+	// RateLimit is how many requests a token may make in a minute; 0 is a million.
+	RateLimit int
 	// Observe is told of every request that has been answered, or is nil.
 	Observe func(dialect, pattern string, status int, took time.Duration)
 }
@@ -43,6 +45,7 @@ type Options struct {
 type Server struct {
 	access   *access.Access
 	opts     Options
+	limit    limiter
 	raw      []mount
 	dialects []*dialect
 }
@@ -63,7 +66,10 @@ func NewServer(a *access.Access, o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{access: a, opts: o}
+	if o.RateLimit <= 0 {
+		o.RateLimit = 1_000_000
+	}
+	return &Server{access: a, opts: o, limit: limiter{most: o.RateLimit}}
 }
 
 // Mount adds a dialect.
@@ -350,6 +356,9 @@ func (d *dialect) handler(pattern string, h Handler) http.Handler {
 	return route(func(w http.ResponseWriter, r *http.Request) {
 		q, _ := r.Context().Value(requestKey{}).(*request)
 		by, err := d.server.authenticate(r, d.Token)
+		if err == nil {
+			err = d.count(w, pattern, by)
+		}
 		if err != nil && !(open && errors.Is(err, errNoToken)) {
 			d.fail(w, r, q, err)
 			return
@@ -361,6 +370,18 @@ func (d *dialect) handler(pattern string, h Handler) http.Handler {
 			d.fail(w, r, q, err)
 		}
 	})
+}
+
+// count takes one request from what is left to a token.
+func (d *dialect) count(w http.ResponseWriter, pattern string, by access.Actor) error {
+	quota, ok := d.server.limit.take(by.Token.ID, time.Now())
+	if d.Known != nil {
+		d.Known(w.Header(), pattern, by, quota)
+	}
+	if !ok {
+		return errTooMany
+	}
+	return nil
 }
 
 func (d *dialect) fail(w http.ResponseWriter, r *http.Request, q *request, err error) {
@@ -379,7 +400,8 @@ func (d *dialect) fail(w http.ResponseWriter, r *http.Request, q *request, err e
 var errNoToken = fmt.Errorf("a token is needed: %w", errdefs.ErrUnauthenticated)
 
 // Authenticate finds who asks, by a token in any of the places that all
-// dialects know. A request without one is errdefs.ErrUnauthenticated.
+// dialects know. A request without one is errdefs.ErrUnauthenticated. It is not
+// counted: a limit in the midst of a push or pull would break it.
 func (s *Server) Authenticate(r *http.Request) (access.Actor, error) { return s.authenticate(r, nil) }
 
 func (s *Server) authenticate(r *http.Request, more func(*http.Request) string) (access.Actor, error) {

@@ -17,6 +17,8 @@ func Status(err error) int {
 		return http.StatusOK
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errTooMany):
+		return http.StatusTooManyRequests
 	case errdefs.IsInvalidArgument(err), errdefs.IsOutOfRange(err):
 		return http.StatusBadRequest
 	case errdefs.IsUnauthorized(err):

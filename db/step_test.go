@@ -23,6 +23,7 @@ var steps = map[string]string{
 	"008_stack.sql":    "3dbab4d3af11d71fff5ef3077a14ece4aac5068b90aaf35e88a03723a6eaf7ec",
 	"009_pipeline.sql": "4048e4d9a2fd01286c5a04553de1fc8834903d799278414a7b2236eb04324a28",
 	"010_image.sql":    "74d46d179e772519924585487c9702e92c7af3663849e9bcc02e142f6b63eba9",
+	"011_access.sql":   "5e1c36ff37ab3110db36947ccd9656f791d43ff9fcc52b59a423472fc99ee6bd",
 }
 
 func TestStepsAreOnlyAdded(t *testing.T) {
@@ -124,5 +125,43 @@ func TestTagsOfAnEarlierStore(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestMembersOfAnEarlierStore: who could do everything in a project goes on
+// doing so.
+func TestMembersOfAnEarlierStore(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "x.db")
+	d, err := open(t.Context(), file, before(t, "011"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{
+		`INSERT INTO users (id, uuid, username, created) VALUES (1, 'a', 'ann', 1), (2, 'b', 'bob', 1), (3, 'c', 'cid', 1)`,
+		`INSERT INTO workspaces (id, number, domain, name, owner, created) VALUES ('w', 1, 'team', 'Team', 1, 1), ('v', 2, 'other', 'Other', 3, 1)`,
+		`INSERT INTO members (workspace, user_id, role, created) VALUES ('w', 1, 'OWNER', 1), ('w', 2, 'MEMBER', 1), ('v', 3, 'OWNER', 1)`,
+		`INSERT INTO projects (id, short_id, number, workspace, name, display_name, status, public, created_by, created, updated)
+			VALUES ('p', 'p-1', 1, 'w', 'app', 'App', 'ACTIVE', 0, 1, 1, 1), ('q', 'p-2', 2, 'v', 'app', 'App', 'ACTIVE', 0, 0, 1, 1)`,
+	} {
+		write(t, d, q)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Open(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, d, `SELECT COUNT(*) FROM project_members WHERE permission = 3 AND (project, workspace, user_id) IN (VALUES ('p', 'w', 1), ('p', 'w', 2))`); n != 2 {
+		t.Errorf("%d of 2 are in the project", n)
+	}
+	if n := count(t, d, `SELECT COUNT(*) FROM project_members`); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+	if err := d.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -183,13 +183,22 @@ func (f Filter) where(by access.Actor) (where string, args []any) {
 			args = append(args, c[1])
 		}
 	}
-	if ids, all := by.Workspaces(); !all {
-		where += " AND workspace IN (" + marks(len(ids)) + ")"
-		for _, id := range ids {
-			args = append(args, id)
+	ids, all := by.Workspaces()
+	if all {
+		return where, args
+	}
+	where += " AND (0"
+	for _, id := range ids { // of a workspace that it does not run, an actor sees the projects that it is in
+		where += " OR workspace = ?"
+		args = append(args, id)
+		if in, every := by.Projects(id); !every {
+			where += " AND project IN (''" + strings.Repeat(",?", len(in)) + ")"
+			for _, p := range in {
+				args = append(args, p)
+			}
 		}
 	}
-	return where, args
+	return where + ")", args
 }
 
 // Prune drops events older than keep that every cursor has passed.

@@ -49,7 +49,7 @@ func (i *Ingresses) Create(ctx context.Context, by access.Actor, id project.ID, 
 	if err != nil {
 		return Ingress{}, err
 	}
-	if err := by.May(p.Workspace, access.StackWrite); err != nil {
+	if err := by.MayIn(p.Workspace, string(p.ID), access.StackWrite); err != nil {
 		return Ingress{}, err
 	}
 	host, err := Hostname(hostname)
@@ -151,7 +151,7 @@ func find(tx *db.Tx, by access.Actor, id ID, s access.Scope) (Ingress, project.P
 	if err != nil {
 		return in, p, err
 	}
-	if err := by.May(p.Workspace, s); errdefs.IsNotFound(err) {
+	if err := by.MayIn(p.Workspace, string(p.ID), s); errdefs.IsNotFound(err) {
 		return in, p, missing
 	} else if err != nil {
 		return in, p, err
@@ -175,7 +175,7 @@ func (i *Ingresses) List(ctx context.Context, by access.Actor, f Filter) ([]Ingr
 		if err != nil {
 			return nil, err
 		}
-		if err := by.May(p.Workspace, access.StackRead); err != nil {
+		if err := by.MayIn(p.Workspace, string(p.ID), access.StackRead); err != nil {
 			return nil, err
 		}
 		projects = []project.Project{p}
@@ -185,7 +185,7 @@ func (i *Ingresses) List(ctx context.Context, by access.Actor, f Filter) ([]Ingr
 			return nil, err
 		}
 		for _, p := range all {
-			if by.May(p.Workspace, access.StackRead) == nil {
+			if by.MayIn(p.Workspace, string(p.ID), access.StackRead) == nil {
 				projects = append(projects, p)
 			}
 		}

@@ -60,36 +60,47 @@ func (p *Pipelines) createActionIn(tx *db.Tx, id ID, a Action, after *ActionID) 
 	return a, place(tx, id, a.ID, after)
 }
 
-// Actions lists the actions of a pipeline in the order in which they run.
+// Actions lists the actions of a pipeline that the actor sees, in the order in
+// which they run.
 func (p *Pipelines) Actions(ctx context.Context, by access.Actor, id ID) ([]Action, error) {
-	if _, err := p.Get(ctx, by, id); err != nil {
+	pl, err := p.Get(ctx, by, id)
+	if err != nil {
 		return nil, err
 	}
 	var l []Action
-	var err error
 	err = p.db.Read(ctx, func(tx *db.Tx) error { l, err = loadActions(tx, id); return err })
-	return l, err
+	return slices.DeleteFunc(l, func(a Action) bool { return permitAction(by, pl, a, access.ExecutionInfo) != nil }), err
 }
 
 // Action gives one action.
 func (p *Pipelines) Action(ctx context.Context, by access.Actor, id ID, action ActionID) (Action, error) {
-	if _, err := p.Get(ctx, by, id); err != nil {
+	pl, err := p.Get(ctx, by, id)
+	if err != nil {
 		return Action{}, err
 	}
 	var a Action
-	var err error
 	err = p.db.Read(ctx, func(tx *db.Tx) error { a, err = loadAction(tx, id, action); return err })
-	return a, err
+	if err == nil {
+		err = permitAction(by, pl, a, access.ExecutionInfo)
+	}
+	if err != nil {
+		return Action{}, err
+	}
+	return a, nil
 }
 
 // UpdateAction changes an action by change, as Update does; its kind stays. A
 // given after moves it.
 func (p *Pipelines) UpdateAction(ctx context.Context, by access.Actor, id ID, action ActionID, change func(*Action) error, after *ActionID) (Action, error) {
-	if _, err := p.get(ctx, by, id, access.ExecutionManage); err != nil {
+	pl, err := p.get(ctx, by, id, access.ExecutionManage)
+	if err != nil {
 		return Action{}, err
 	}
 	var n Action
-	err := p.db.Write(ctx, func(tx *db.Tx) (err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if err := mayChange(tx, by, pl, action); err != nil {
+			return err
+		}
 		n, err = p.updateActionIn(tx, id, action, change, after)
 		return err
 	})
@@ -97,6 +108,15 @@ func (p *Pipelines) UpdateAction(ctx context.Context, by access.Actor, id ID, ac
 		return Action{}, fmt.Errorf("update action %d: %w", action, err)
 	}
 	return n, nil
+}
+
+// mayChange tells whether the actor may change an action by its permissions.
+func mayChange(tx *db.Tx, by access.Actor, pl Pipeline, action ActionID) error {
+	a, err := loadAction(tx, pl.ID, action)
+	if err != nil {
+		return err
+	}
+	return permitAction(by, pl, a, access.ExecutionManage)
 }
 
 func (p *Pipelines) updateActionIn(tx *db.Tx, id ID, action ActionID, change func(*Action) error, after *ActionID) (Action, error) {
@@ -149,6 +169,9 @@ func (p *Pipelines) DeleteAction(ctx context.Context, by access.Actor, id ID, ac
 		return err
 	}
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
+		if err := mayChange(tx, by, pl, action); err != nil {
+			return err
+		}
 		n, err := tx.Exec(`DELETE FROM actions WHERE id = ? AND pipeline = ?`, action, id)
 		if err == nil && n == 0 {
 			err = fmt.Errorf("action %d of pipeline %d: %w", action, id, errdefs.ErrNotFound)

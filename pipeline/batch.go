@@ -30,7 +30,7 @@ func (p *Pipelines) CreateProject(ctx context.Context, by access.Actor, workspac
 		if made, err = p.sources.CreateIn(tx, by, workspace, n, remote); err != nil || f == nil {
 			return err
 		}
-		if err := by.May(made.Workspace, access.ExecutionManage); err != nil {
+		if err := by.May(made.Workspace, access.ExecutionManage); err != nil { // in the workspace: what is made in this transaction is in no actor yet
 			return err
 		}
 		return f(&Batch{p, tx, by, made})
@@ -140,6 +140,9 @@ func (b *Batch) own(id ID) (Pipeline, error) {
 	pl, err := loadPipeline(b.tx, id)
 	if err == nil && pl.Project != b.project.ID {
 		err = fmt.Errorf("pipeline %d: %w", id, errdefs.ErrNotFound)
+	}
+	if err == nil {
+		err = permit(b.by, pl, access.ExecutionManage)
 	}
 	return pl, err
 }

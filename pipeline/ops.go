@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,7 +64,7 @@ func (p *Pipelines) project(ctx context.Context, by access.Actor, id project.ID,
 	if err != nil {
 		return pr, err
 	}
-	return pr, by.May(pr.Workspace, s)
+	return pr, by.MayIn(pr.Workspace, string(pr.ID), s)
 }
 
 // Create makes a pipeline; its identifier is made from the name if none is
@@ -113,7 +114,7 @@ func (p *Pipelines) createIn(tx *db.Tx, by access.Actor, pr project.Project, n P
 	return n, p.seal(tx, "pipelines", n.ID.row(), secrets, id)
 }
 
-// List lists the pipelines of a project, oldest first.
+// List lists the pipelines of a project that the actor sees, oldest first.
 func (p *Pipelines) List(ctx context.Context, by access.Actor, in project.ID) ([]Pipeline, error) {
 	pr, err := p.project(ctx, by, in, access.ExecutionInfo)
 	if err != nil {
@@ -121,7 +122,7 @@ func (p *Pipelines) List(ctx context.Context, by access.Actor, in project.ID) ([
 	}
 	var l []Pipeline
 	err = p.db.Read(ctx, func(tx *db.Tx) error { l, err = loadPipelines(tx, pr.ID); return err })
-	return l, err
+	return slices.DeleteFunc(l, func(pl Pipeline) bool { return permit(by, pl, access.ExecutionInfo) != nil }), err
 }
 
 // Get gives a pipeline.
@@ -137,10 +138,20 @@ func (p *Pipelines) get(ctx context.Context, by access.Actor, id ID, s access.Sc
 		return Pipeline{}, err
 	}
 	// A project that is gone, or is not seen, takes its pipelines along.
-	if _, err := p.project(ctx, by, pl.Project, s); err != nil {
-		if errdefs.IsNotFound(err) {
-			err = fmt.Errorf("pipeline %d: %w", id, errdefs.ErrNotFound)
-		}
+	_, err = p.projects.Get(ctx, by, string(pl.Project))
+	if hidden := permit(by, pl, access.ExecutionInfo); err == nil && errdefs.IsNotFound(hidden) {
+		err = hidden
+	}
+	if err == nil {
+		err = by.MayIn(pl.Workspace, string(pl.Project), s)
+	}
+	if err == nil {
+		err = permit(by, pl, s)
+	}
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("pipeline %d: %w", id, errdefs.ErrNotFound)
+	}
+	if err != nil {
 		return Pipeline{}, err
 	}
 	return pl, nil

@@ -6,7 +6,10 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"slipway/access"
 	"slipway/db"
@@ -44,13 +47,26 @@ func twins(tx *db.Tx, pr project.ID, at time.Time) (n int, err error) {
 // Search lists executions with their actions, newest first, and tells how many
 // there are in all.
 func (p *Pipelines) Search(ctx context.Context, by access.Actor, s Search) (l []Execution, total int, err error) {
-	if err := by.May(s.Workspace, access.ExecutionInfo); err != nil {
+	if err := by.MayLook(s.Workspace); errdefs.IsNotFound(err) {
 		return nil, 0, err
 	}
-	const which = ` FROM executions e JOIN pipelines p ON p.id = e.pipeline JOIN projects j ON j.id = p.project
+	if err := by.Has(access.ExecutionInfo); err != nil {
+		return nil, 0, err
+	}
+	which := ` FROM executions e JOIN pipelines p ON p.id = e.pipeline JOIN projects j ON j.id = p.project
 		WHERE p.workspace = ? AND (? = '' OR p.project = ?) AND (? = '' OR p.dialects LIKE '%/' || ? || '/%') AND j.deleted IS NULL`
 	args := []any{s.Workspace, s.Project, s.Project, s.Dialect, s.Dialect}
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
+		if !by.Runs(s.Workspace) {
+			ids, err := seenPipelines(tx, by, s.Workspace)
+			if err != nil {
+				return err
+			}
+			which += ` AND p.id IN (0` + strings.Repeat(",?", len(ids)) + `)`
+			for _, id := range ids {
+				args = append(args, id)
+			}
+		}
 		if err := tx.QueryRow(`SELECT COUNT(*)`+which, args...).Scan(&total); err != nil {
 			return err
 		}
@@ -73,6 +89,9 @@ func (p *Pipelines) Search(ctx context.Context, by access.Actor, s Search) (l []
 		}
 		for _, id := range ids {
 			x, err := loadExecution(tx, id)
+			if err == nil {
+				err = show(tx, by, &x, access.ExecutionInfo)
+			}
 			if err != nil {
 				return err
 			}
@@ -81,6 +100,27 @@ func (p *Pipelines) Search(ctx context.Context, by access.Actor, s Search) (l []
 		return nil
 	})
 	return l, total, err
+}
+
+// seenPipelines gives the pipelines of a workspace that an actor sees who does
+// not run it.
+func seenPipelines(tx *db.Tx, by access.Actor, workspace string) (ids []ID, err error) {
+	projects, _ := by.Projects(workspace)
+	for _, pr := range projects {
+		if by.MayIn(workspace, pr, access.ExecutionInfo) != nil {
+			continue
+		}
+		l, err := loadPipelines(tx, project.ID(pr))
+		if err != nil {
+			return nil, err
+		}
+		for _, pl := range l {
+			if permit(by, pl, access.ExecutionInfo) == nil {
+				ids = append(ids, pl.ID)
+			}
+		}
+	}
+	return ids, nil
 }
 
 // dialects lists those that keep fields, as "/alauda/buddy/".

@@ -31,6 +31,9 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	if err := p.room(); err != nil {
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 	}
+	if err := p.db.Read(ctx, func(tx *db.Tx) error { return p.permitStart(tx, by, pl, in.Only) }); err != nil {
+		return Execution{}, err
+	}
 	commit, from, err := p.resolve(ctx, pl.Project, &in)
 	if err != nil {
 		return Execution{}, err
@@ -360,11 +363,14 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 	if err != nil {
 		return x, err
 	}
-	if err := by.May(x.Workspace, access.ExecutionRun); err != nil {
+	if err := by.MayIn(x.Workspace, string(x.Project), access.ExecutionRun); err != nil {
 		return x, err
 	}
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		if x, err = loadExecution(tx, id); err != nil {
+			return err
+		}
+		if err := p.mayOperate(tx, by, x, op); err != nil {
 			return err
 		}
 		var inv project.Invalid
@@ -391,8 +397,10 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 		if err != nil {
 			return err
 		}
-		x, err = loadExecution(tx, id)
-		return err
+		if x, err = loadExecution(tx, id); err != nil {
+			return err
+		}
+		return show(tx, by, &x, access.ExecutionInfo)
 	})
 	if err != nil {
 		return Execution{}, fmt.Errorf("execution %s: %w", id, err)

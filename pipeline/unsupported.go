@@ -16,7 +16,6 @@ func unsupported(a Action) []string {
 	add(conditional(a.Conditions), "trigger_conditions")
 	add(a.RunNext != "" && a.RunNext != WaitOnSuccess, "run_next "+string(a.RunNext))
 	add(len(a.Loop) > 0, "loop")
-	add(!a.Permissions.Empty(), "permissions")
 	l = append(l, unsupportedVariables(a.Variables)...)
 	if r := a.registry(); r.Effective() != RegistryNone || r.Integration != nil {
 		add(r.Integration != nil, "integration")
@@ -88,7 +87,6 @@ func unsupportedPipeline(p Pipeline) []string {
 	add(p.CPU == "ARM", "cpu ARM")
 	add(p.Worker != "", "worker")
 	add(len(p.Loop) > 0, "loop")
-	add(!p.Permissions.Empty(), "permissions")
 	add(p.VariablesByYAML, "manage_variables_by_yaml")
 	add(p.PermissionsByYAML, "manage_permissions_by_yaml")
 	return append(l, unsupportedVariables(p.Variables)...)

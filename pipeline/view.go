@@ -13,7 +13,7 @@ import (
 	"slipway/source"
 )
 
-// Execution gives an execution with its actions.
+// Execution gives an execution with those of its actions that the actor sees.
 func (p *Pipelines) Execution(ctx context.Context, by access.Actor, id ExecutionID) (Execution, error) {
 	var x Execution
 	var err error
@@ -21,10 +21,14 @@ func (p *Pipelines) Execution(ctx context.Context, by access.Actor, id Execution
 	if err != nil {
 		return Execution{}, err
 	}
-	if _, err := p.project(ctx, by, x.Project, access.ExecutionInfo); err != nil {
-		if errdefs.IsNotFound(err) {
-			err = fmt.Errorf("execution %s: %w", id, errdefs.ErrNotFound)
-		}
+	_, err = p.project(ctx, by, x.Project, access.ExecutionInfo)
+	if err == nil {
+		err = p.db.Read(ctx, func(tx *db.Tx) error { return show(tx, by, &x, access.ExecutionInfo) })
+	}
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("execution %s: %w", id, errdefs.ErrNotFound)
+	}
+	if err != nil {
 		return Execution{}, err
 	}
 	return x, nil
@@ -42,8 +46,10 @@ func (p *Pipelines) Numbered(ctx context.Context, by access.Actor, id ID, number
 		if err != nil {
 			return db.NotFound(err, "execution %d of pipeline %d", number, id)
 		}
-		x, err = loadExecution(tx, xid)
-		return err
+		if x, err = loadExecution(tx, xid); err != nil {
+			return err
+		}
+		return show(tx, by, &x, access.ExecutionInfo)
 	})
 	return x, err
 }

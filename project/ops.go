@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,13 +22,6 @@ type Projects struct {
 
 // NewProjects makes the front door.
 func NewProjects(d *db.DB) *Projects { return &Projects{db: d} }
-
-// look tells whether the actor may know a project or workspace that it sees:
-// whoever may do anything in it may.
-func look(by access.Actor, workspace string) error {
-	return by.MayAny(workspace, access.Workspace, access.ProjectDelete, access.RepositoryRead, access.ExecutionInfo,
-		access.StackRead, access.ImageRead, access.VariableInfo)
-}
 
 // BootstrapWorkspace makes a workspace in the transaction that makes its owner.
 func BootstrapWorkspace(tx *db.Tx, domain string, owner access.User) (Workspace, error) {
@@ -96,12 +90,47 @@ func (p *Projects) RenameWorkspace(ctx context.Context, by access.Actor, ref, na
 	return w, err
 }
 
+// DeleteWorkspace ends a workspace, which its owner alone may: it is not found
+// from then on, nobody is in it, and its projects are deleted as by Delete. Its
+// domain stays taken until Remove has dropped it with the last of them.
+func (p *Projects) DeleteWorkspace(ctx context.Context, by access.Actor, ref string) error {
+	err := p.db.Write(ctx, func(tx *db.Tx) error {
+		w, err := seenWorkspace(tx, by, ref)
+		if err != nil {
+			return err
+		}
+		if err := by.May(w.ID, access.WorkspacesManage); err != nil {
+			return err
+		}
+		if by.Role(w.ID) != access.Owner {
+			return fmt.Errorf("only its owner may delete the workspace: %w", errdefs.ErrPermissionDenied)
+		}
+		all, err := selectProjects(tx, []string{w.ID}, false, Filter{})
+		if err != nil {
+			return err
+		}
+		for _, gone := range all {
+			if err := deleteIn(tx, gone); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(`UPDATE workspaces SET deleted = ? WHERE id = ?`, tx.Now.UnixMicro(), w.ID); err != nil {
+			return err
+		}
+		return access.RemoveWorkspace(tx, w.ID)
+	})
+	if err == nil {
+		crash.At("project: a workspace is deleted")
+	}
+	return err
+}
+
 // Workspaces lists those that the actor sees, oldest first.
 func (p *Projects) Workspaces(ctx context.Context, by access.Actor) (list []Workspace, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) (err error) {
 		all, err := workspaces(tx)
 		for _, w := range all {
-			if look(by, w.ID) == nil {
+			if by.MayLook(w.ID) == nil {
 				list = append(list, w)
 			}
 		}
@@ -109,7 +138,7 @@ func (p *Projects) Workspaces(ctx context.Context, by access.Actor) (list []Work
 	})
 	if err == nil && len(list) == 0 { // nothing to see, or no right to look
 		if ids, _ := by.Workspaces(); len(ids) > 0 {
-			err = look(by, ids[0])
+			err = by.MayLook(ids[0])
 		}
 	}
 	return list, err
@@ -121,7 +150,7 @@ func (p *Projects) Workspace(ctx context.Context, by access.Actor, ref string) (
 		if w, err = seenWorkspace(tx, by, ref); err != nil {
 			return err
 		}
-		return look(by, w.ID)
+		return by.MayLook(w.ID)
 	})
 	return w, err
 }
@@ -141,7 +170,7 @@ func seenWorkspace(tx *db.Tx, by access.Actor, ref string) (Workspace, error) {
 // seen finds a project that the actor sees.
 func seen(by access.Actor, ref string, load func() (Project, error)) (Project, error) {
 	p, err := load()
-	if err == nil && !by.Sees(p.Workspace) {
+	if err == nil && !by.SeesProject(p.Workspace, string(p.ID)) {
 		err = notFound("project", ref)
 	}
 	if err != nil {
@@ -174,7 +203,7 @@ func CreateIn(tx *db.Tx, by access.Actor, workspace string, n New) (Project, err
 	if err != nil {
 		return Project{}, err
 	}
-	if err := by.May(w.ID, access.ProjectManage); err != nil {
+	if err := by.May(w.ID, access.ProjectWrite); err != nil {
 		return Project{}, err
 	}
 	if err := n.Validate(); err != nil {
@@ -191,6 +220,9 @@ func CreateIn(tx *db.Tx, by access.Actor, workspace string, n New) (Project, err
 		return Project{}, err
 	}
 	if err := insert(tx, &made); err != nil {
+		return Project{}, err
+	}
+	if err := access.Assign(tx, made.Workspace, string(made.ID), by.User.ID); err != nil {
 		return Project{}, err
 	}
 	return made, tell(tx, event.ProjectCreated, made)
@@ -250,7 +282,7 @@ func (p *Projects) Get(ctx context.Context, by access.Actor, ref string) (found 
 		if err != nil {
 			return err
 		}
-		return look(by, found.Workspace)
+		return by.MayLook(found.Workspace)
 	})
 	return found, err
 }
@@ -263,10 +295,10 @@ func (p *Projects) Find(ctx context.Context, by access.Actor, workspace, name st
 		if err != nil {
 			return err
 		}
-		if err := look(by, w.ID); err != nil {
+		if err := by.MayLook(w.ID); err != nil {
 			return err
 		}
-		found, err = loadName(tx, w.ID, name)
+		found, err = seen(by, name, func() (Project, error) { return loadName(tx, w.ID, name) })
 		return err
 	})
 	return found, err
@@ -276,12 +308,12 @@ func (p *Projects) Find(ctx context.Context, by access.Actor, workspace, name st
 func (p *Projects) List(ctx context.Context, by access.Actor, f Filter) (list []Project, err error) {
 	ids, all := by.Workspaces()
 	if f.Workspace != "" {
-		if err := look(by, f.Workspace); err != nil {
+		if err := by.MayLook(f.Workspace); err != nil {
 			return nil, err
 		}
 		ids, all = []string{f.Workspace}, false
 	} else if len(ids) > 0 {
-		if err := look(by, ids[0]); err != nil {
+		if err := by.MayLook(ids[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -289,6 +321,7 @@ func (p *Projects) List(ctx context.Context, by access.Actor, f Filter) (list []
 		list, err = selectProjects(tx, ids, all, f)
 		return err
 	})
+	list = slices.DeleteFunc(list, func(p Project) bool { return !by.SeesProject(p.Workspace, string(p.ID)) })
 	return list, err
 }
 
@@ -311,7 +344,7 @@ func UpdateIn(tx *db.Tx, by access.Actor, id ID, c Change) (Project, error) {
 	if err != nil {
 		return Project{}, err
 	}
-	if err := by.May(now.Workspace, access.ProjectManage); err != nil {
+	if err := by.MayIn(now.Workspace, string(now.ID), access.ProjectWrite); err != nil {
 		return Project{}, err
 	}
 	if err := c.Validate(); err != nil {
@@ -351,18 +384,22 @@ func (p *Projects) Delete(ctx context.Context, by access.Actor, id ID) error {
 		if err != nil {
 			return err
 		}
-		if err := by.May(gone.Workspace, access.ProjectDelete); err != nil {
+		if err := by.MayIn(gone.Workspace, string(gone.ID), access.ProjectDelete); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE projects SET deleted = ? WHERE id = ?`, tx.Now.UnixMicro(), string(id)); err != nil {
-			return err
-		}
-		return tell(tx, event.ProjectDeleted, gone)
+		return deleteIn(tx, gone)
 	})
 	if err == nil {
 		crash.At("project: a project is deleted")
 	}
 	return err
+}
+
+func deleteIn(tx *db.Tx, gone Project) error {
+	if _, err := tx.Exec(`UPDATE projects SET deleted = ? WHERE id = ?`, tx.Now.UnixMicro(), string(gone.ID)); err != nil {
+		return err
+	}
+	return tell(tx, event.ProjectDeleted, gone)
 }
 
 // Restore brings back a deleted project, as long as it was not removed. If its
@@ -372,7 +409,7 @@ func (p *Projects) Restore(ctx context.Context, by access.Actor, id ID) (back Pr
 		if back, err = seen(by, string(id), func() (Project, error) { return loadDeleted(tx, id) }); err != nil {
 			return err
 		}
-		if err := by.May(back.Workspace, access.ProjectDelete); err != nil {
+		if err := by.MayIn(back.Workspace, string(back.ID), access.ProjectDelete); err != nil {
 			return err
 		}
 		base := back.Name
@@ -395,8 +432,9 @@ func (p *Projects) Restore(ctx context.Context, by access.Actor, id ID) (back Pr
 }
 
 // Remove drops the rows of projects that were deleted longer than keep ago, with
-// everything in the store that belongs to them; an event "project.removed" tells
-// the rooms that keep data elsewhere. It gives how many there were.
+// everything in the store that belongs to them, and then those of workspaces; an
+// event "project.removed" tells the rooms that keep data elsewhere. It gives how
+// many projects there were.
 func (p *Projects) Remove(ctx context.Context, keep time.Duration) (n int, err error) {
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		old, err := deletedBefore(tx, tx.Now.Add(-keep))
@@ -412,7 +450,9 @@ func (p *Projects) Remove(ctx context.Context, keep time.Duration) (n int, err e
 			}
 		}
 		n = len(old)
-		return nil
+		_, err = tx.Exec(`DELETE FROM workspaces WHERE deleted < ? AND NOT EXISTS (SELECT 1 FROM projects p WHERE p.workspace = workspaces.id)`,
+			tx.Now.Add(-keep).UnixMicro())
+		return err
 	})
 	return n, err
 }

@@ -43,7 +43,7 @@ func scanWorkspace(scan func(...any) error) (w Workspace, err error) {
 // FindWorkspace reads a workspace by UUID or domain in the caller's
 // transaction, without asking who.
 func FindWorkspace(tx *db.Tx, ref string) (Workspace, error) {
-	w, err := scanWorkspace(tx.QueryRow(`SELECT `+workspaceColumns+` FROM workspaces WHERE id = ? OR domain = ?
+	w, err := scanWorkspace(tx.QueryRow(`SELECT `+workspaceColumns+` FROM workspaces WHERE (id = ? OR domain = ?) AND deleted IS NULL
 		ORDER BY id = ? DESC LIMIT 1`, ref, ref, ref).Scan)
 	if err != nil {
 		return Workspace{}, db.NotFound(err, "workspace %s", ref)
@@ -52,7 +52,7 @@ func FindWorkspace(tx *db.Tx, ref string) (Workspace, error) {
 }
 
 func workspaces(tx *db.Tx) (list []Workspace, err error) {
-	rows, err := tx.Query(`SELECT ` + workspaceColumns + ` FROM workspaces ORDER BY number`)
+	rows, err := tx.Query(`SELECT ` + workspaceColumns + ` FROM workspaces WHERE deleted IS NULL ORDER BY number`)
 	if err != nil {
 		return nil, err
 	}

@@ -28,11 +28,14 @@ func (s *Secrets) Box() *Box { return s.box }
 
 // allow tells whether the actor may do something with the variables of a scope.
 func allow(tx *db.Tx, by access.Actor, at Scope, right access.Scope) error {
-	if err := by.May(at.Workspace, right); err != nil {
-		return err
-	}
 	if at.Project == "" {
-		return nil
+		if (at.Pipeline != 0 || at.Action != 0) && !by.Runs(at.Workspace) { // it is that of a project, and nobody says which
+			return fmt.Errorf("variables: %w", errdefs.ErrNotFound)
+		}
+		return by.May(at.Workspace, right)
+	}
+	if err := by.MayIn(at.Workspace, string(at.Project), right); err != nil {
+		return err
 	}
 	p, err := project.Load(tx, at.Project)
 	if err == nil && p.Workspace != at.Workspace {
@@ -238,10 +241,10 @@ func (s *Secrets) allowLogin(tx *db.Tx, by access.Actor, id project.ID, right ac
 	if err != nil {
 		return err
 	}
-	if !by.Sees(p.Workspace) {
+	if !by.SeesProject(p.Workspace, string(p.ID)) {
 		return fmt.Errorf("project %s: %w", id, errdefs.ErrNotFound)
 	}
-	return by.May(p.Workspace, right)
+	return by.MayIn(p.Workspace, string(p.ID), right)
 }
 
 // Logins lists the logins of a project, oldest first. A new project has the

@@ -50,6 +50,7 @@ type Config struct {
 	FreeMin         int           // percent of the disk below which new work is refused
 	PrivateSources  bool          // outside git URLs may lead to private addresses
 	TrustedProxies  []string      // prefixes whose X-Forwarded-For is believed
+	RateLimit       int           // requests to the APIs that one token may make in a minute
 	LogFormat       string        // text or json
 	LogLevel        string        // debug, info, warn, error
 	Demo            bool          // run the demo once ready
@@ -92,6 +93,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.IntVar(&c.FreeMin, "free-min", 5, "`percent` of free disk below which new work is refused")
 	f.BoolVar(&c.PrivateSources, "private-sources", true, "outside git URLs may lead to private addresses")
 	f.StringArrayVar(&c.TrustedProxies, "trusted-proxies", nil, "`prefix` of proxies whose X-Forwarded-For is believed; repeatable")
+	f.IntVar(&c.RateLimit, "rate-limit", 1_000_000, "`requests` to the APIs that one token may make in a minute; git and registry are not counted")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&c.Demo, "demo", false, "run the demo against this server once it is ready")
@@ -262,6 +264,9 @@ func (c *Config) checkMore() error {
 	}
 	if c.FreeMin < 0 || c.FreeMin > 90 {
 		return wrong("--free-min: %d is not between 0 and 90", c.FreeMin)
+	}
+	if c.RateLimit < 1 {
+		return wrong("--rate-limit: %d is less than one request", c.RateLimit)
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return wrong("--log-format: %q is neither text nor json", c.LogFormat)

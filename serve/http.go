@@ -22,7 +22,7 @@ import (
 // handler mounts everything that is served on --listen.
 func (s *Server) handler() *api.Server {
 	reg, observe := s.metrics()
-	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies, Observe: observe})
+	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies, RateLimit: s.cfg.RateLimit, Observe: observe})
 	srv.Mount(buddy.New(s.cfg.PublicURL, buddy.Rooms{Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines}))
 	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Secrets: s.secrets, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
 	srv.Mount((&alauda.Handlers{
@@ -32,7 +32,7 @@ func (s *Server) handler() *api.Server {
 		Server: native.Server{
 			Version: s.version.Version, PublicURL: s.cfg.PublicURL, IngressHTTP: s.cfg.IngressHTTP, IngressHTTPS: s.cfg.IngressHTTPS, Domain: s.cfg.Domain,
 		},
-		Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check, Going: s.going,
+		Access: s.access, Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check, Going: s.going,
 	}).Dialect())
 	// Images and mittwald share /v2; shapes of the registry go first.
 	srv.MountRaw("/v2", s.images.Handler(srv.Authenticate, srv.Handler("mittwald")))

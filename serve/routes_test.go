@@ -149,6 +149,7 @@ func (w *world) fill() {
 		},
 	}, nil)
 	w.do("POST", "/user/tokens", map[string]any{"name": "t", "scopes": []string{"USER_INFO"}}, &tok)
+	w.people()
 	w.ids["workspace"], w.ids["namespace"], w.ids["project"], w.ids["repo"] = "default", "default", "app", "built"
 	w.ids["pipeline"], w.ids["action"], w.ids["number"], w.ids["step"] = fmt.Sprintf("%.0f", pl.ID), fmt.Sprintf("%.0f", a.ID), fmt.Sprintf("%.0f", x.ID), e.ActionExecutions[0].ID
 	w.ids["stackId"], w.ids["serviceId"], w.ids["volumeId"], w.ids["ingressId"] = w.ids["projectId"], services[0].ID, volumes[0].ID, ingresses[0].ID
@@ -160,6 +161,22 @@ func (w *world) fill() {
 	w.do("POST", "/workspaces", map[string]any{"domain": "other", "name": "Other"}, nil)
 	w.other = w.token(map[string]any{"name": "other", "scopes": allScopes, "workspace_restrictions": []string{"other"}})
 	w.powerles = w.token(map[string]any{"name": "powerless", "scopes": []string{"USER_INFO"}, "workspace_restrictions": []string{"default"}})
+}
+
+// people makes a member, a group and a permission set, and puts them into the
+// project.
+func (w *world) people() {
+	w.t.Helper()
+	const ws = "/workspaces/default"
+	for _, name := range []string{"member", "group", "permission"} {
+		var made struct{ ID int64 }
+		w.do("POST", ws+"/"+name+"s", map[string]any{"name": name, "email": name + "@example.com"}, &made)
+		w.ids[name] = fmt.Sprint(made.ID)
+	}
+	w.do("POST", ws+"/groups/"+w.ids["group"]+"/members", map[string]any{"id": json.Number(w.ids["member"])}, nil)
+	for _, name := range []string{"member", "group"} {
+		w.do("POST", ws+"/projects/app/"+name+"s", map[string]any{"id": json.Number(w.ids[name]), "permission_set": map[string]any{"id": 1}}, nil)
+	}
 }
 
 var allScopes = []string{

@@ -26,7 +26,7 @@ func (s *Sources) allowed(ctx context.Context, by access.Actor, id project.ID, s
 	if err != nil {
 		return p, err
 	}
-	return p, by.May(p.Workspace, scope)
+	return p, by.MayIn(p.Workspace, string(p.ID), scope)
 }
 
 // Refs lists branches and tags of the own repository or, of a linked project,

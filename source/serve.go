@@ -138,7 +138,7 @@ func (s *Sources) find(ctx context.Context, by access.Actor, a asked) (project.P
 	if write {
 		scope = access.RepositoryWrite
 	}
-	err = by.May(p.Workspace, scope)
+	err = by.MayIn(p.Workspace, string(p.ID), scope)
 	if errdefs.IsNotFound(err) && p.Public {
 		return p, &refusal{http.StatusForbidden, "this repository is public to read, and you may not push to it"}
 	}

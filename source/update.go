@@ -88,7 +88,7 @@ func (s *Sources) UpdateProject(ctx context.Context, by access.Actor, id project
 // update changes a project; next gives its new remote for the one it has, and
 // that itself if it stays.
 func (s *Sources) update(ctx context.Context, by access.Actor, id project.ID, c project.Change, next func(old *Remote) (*Remote, error)) (now project.Project, err error) {
-	p, err := s.allowed(ctx, by, id, access.ProjectManage)
+	p, err := s.allowed(ctx, by, id, access.ProjectWrite)
 	if err != nil {
 		return now, err
 	}

@@ -116,7 +116,7 @@ func (s *Stacks) open(tx *db.Tx, by access.Actor, id ID, right access.Scope) (*w
 		}
 		return nil, project.Project{}, err
 	}
-	if err := by.May(p.Workspace, right); err != nil {
+	if err := by.MayIn(p.Workspace, string(p.ID), right); err != nil {
 		return nil, project.Project{}, fmt.Errorf("stack %s: %w", id, err)
 	}
 	return w, p, nil
@@ -163,7 +163,7 @@ func (s *Stacks) withDefault(ctx context.Context, by access.Actor, id ID, f func
 	if e := s.db.Read(ctx, func(tx *db.Tx) (err error) {
 		p, err = project.Load(tx, project.ID(id))
 		return err
-	}); e != nil || string(p.ID) != string(id) || !by.Sees(p.Workspace) {
+	}); e != nil || string(p.ID) != string(id) || !by.SeesProject(p.Workspace, string(p.ID)) {
 		return err
 	}
 	made, e := s.ensureDefaults(ctx, []project.Project{p})
@@ -335,14 +335,14 @@ func (s *Stacks) visible(ctx context.Context, by access.Actor, id project.ID) (a
 			return err
 		})
 		if err == nil {
-			err = by.May(all[0].Workspace, access.StackRead)
+			err = by.MayIn(all[0].Workspace, string(id), access.StackRead)
 		}
 		return all, err
 	}
 	if all, err = s.projects.List(ctx, by, project.Filter{}); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(all, func(p project.Project) bool { return by.May(p.Workspace, access.StackRead) != nil }), nil
+	return slices.DeleteFunc(all, func(p project.Project) bool { return by.MayIn(p.Workspace, string(p.ID), access.StackRead) != nil }), nil
 }
 
 // stacksOf reads the stacks of a project, oldest first, deleted ones too if

@@ -128,7 +128,7 @@ func (h *Handlers) createRepository(w http.ResponseWriter, r *http.Request, by a
 	if err != nil {
 		return err
 	}
-	for _, scope := range []access.Scope{access.ProjectManage, access.ExecutionManage} { // who may not is told nothing of the body
+	for _, scope := range []access.Scope{access.ProjectWrite, access.ExecutionManage} { // who may not is told nothing of the body
 		if err := by.May(ws.ID, scope); err != nil {
 			return err
 		}

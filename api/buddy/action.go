@@ -108,7 +108,7 @@ func commonFields() []field[action] {
 		secondsField("retry_interval", func(a *action) *secondsOf { return &a.RetryInterval }),
 		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(failing, ""),
 		{
-			name: "permissions", status: partly, note: "DEFAULT is obeyed",
+			name: "permissions", status: obeyed, note: "narrow what members may do",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Permissions = d.permissions(raw) },
 			out: func(a *action, _ *kept) any { return fromPermissions(a.Permissions) },
 		},

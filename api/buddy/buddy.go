@@ -45,6 +45,7 @@ func New(publicURL string, r Rooms) api.Dialect {
 		Token:    func(r *http.Request) string { return r.URL.Query().Get("access_token") },
 		Fail:     fail,
 		Before:   before,
+		Known:    known,
 		Table:    h.table(),
 	}
 }
@@ -67,6 +68,9 @@ func (h *handlers) table() map[string]api.Handler {
 		"/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
 	return map[string]api.Handler{
 		"GET /user":                 h.getUser,
+		"PATCH /user":               h.renameUser,
+		"GET /user/keys":            h.listKeys,
+		"GET /user/emails":          h.listEmails,
 		"GET /user/tokens":          h.listTokens,
 		"POST /user/tokens":         h.createToken,
 		"GET /user/tokens/{id}":     h.getToken,
@@ -76,6 +80,7 @@ func (h *handlers) table() map[string]api.Handler {
 		"POST /workspaces":          h.createWorkspace,
 		"GET " + w:                  h.getWorkspace,
 		"PATCH " + w:                h.renameWorkspace,
+		"DELETE " + w:               h.deleteWorkspace,
 		"GET " + w + "/projects":    h.listProjects,
 		"POST " + w + "/projects":   h.createProject,
 		"GET " + p:                  h.getProject,
@@ -99,15 +104,71 @@ func (h *handlers) table() map[string]api.Handler {
 		"GET " + l + "/executions/{number}/action_executions/{step}":      h.getStep,
 		"GET " + l + "/executions/{number}/action_executions/{step}/logs": h.getLogs,
 		"GET " + l + "/executions/{number}/action/{action}":               h.getStepOfAction,
+
+		"GET " + w + "/members":                            h.listMembers,
+		"POST " + w + "/members":                           h.inviteMember,
+		"GET " + w + "/members/{member}":                   h.getMember,
+		"PATCH " + w + "/members/{member}":                 h.updateMember,
+		"DELETE " + w + "/members/{member}":                h.deleteMember,
+		"GET " + w + "/groups":                             h.listGroups,
+		"POST " + w + "/groups":                            h.createGroup,
+		"GET " + w + "/groups/{group}":                     h.getGroup,
+		"PATCH " + w + "/groups/{group}":                   h.updateGroup,
+		"DELETE " + w + "/groups/{group}":                  h.deleteGroup,
+		"GET " + w + "/groups/{group}/members":             h.listGroupMembers,
+		"POST " + w + "/groups/{group}/members":            h.addGroupMember,
+		"GET " + w + "/groups/{group}/members/{member}":    h.getGroupMember,
+		"PATCH " + w + "/groups/{group}/members/{member}":  h.updateGroupMember,
+		"DELETE " + w + "/groups/{group}/members/{member}": h.deleteGroupMember,
+		"GET " + w + "/permissions":                        h.listPermissions,
+		"POST " + w + "/permissions":                       h.createPermission,
+		"GET " + w + "/permissions/{permission}":           h.getPermission,
+		"PATCH " + w + "/permissions/{permission}":         h.updatePermission,
+		"DELETE " + w + "/permissions/{permission}":        h.deletePermission,
+		"GET " + p + "/members":                            of(h.memberTeam(), h.listTeam),
+		"POST " + p + "/members":                           of(h.memberTeam(), h.addTeam),
+		"GET " + p + "/members/{member}":                   of(h.memberTeam(), h.getTeam),
+		"PATCH " + p + "/members/{member}":                 of(h.memberTeam(), h.setTeam),
+		"DELETE " + p + "/members/{member}":                of(h.memberTeam(), h.removeTeam),
+		"GET " + p + "/groups":                             of(h.groupTeam(), h.listTeam),
+		"POST " + p + "/groups":                            of(h.groupTeam(), h.addTeam),
+		"GET " + p + "/groups/{group}":                     of(h.groupTeam(), h.getTeam),
+		"PATCH " + p + "/groups/{group}":                   of(h.groupTeam(), h.setTeam),
+		"DELETE " + p + "/groups/{group}":                  of(h.groupTeam(), h.removeTeam),
 	}
 }
 
-// before sets the limits that clients wait for when they are low: far away,
-// and reset in the future.
+// before sets the limits that clients wait for when they are low: to strangers,
+// who have none, far away, and reset in the future.
 func before(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("X-Rate-Limit-Limit", "100000")
-	w.Header().Set("X-Rate-Limit-Remaining", "99999")
-	w.Header().Set("X-Rate-Limit-Reset", strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10))
+	limits(w.Header(), api.Quota{Limit: 100000, Remaining: 99999, Reset: time.Now().Add(time.Minute)})
+}
+
+// limits writes what is left to a token. The reset is in the next second at the
+// soonest: clients wait for one that has passed until the end of days.
+func limits(h http.Header, q api.Quota) {
+	h.Set("X-Rate-Limit-Limit", strconv.Itoa(q.Limit))
+	h.Set("X-Rate-Limit-Remaining", strconv.Itoa(q.Remaining))
+	h.Set("X-Rate-Limit-Reset", strconv.FormatInt(q.Reset.Unix()+1, 10))
+}
+
+// known tells a client what is left to its token, and which scopes that has and
+// which the route takes. The names of the headers are the vendor's.
+func known(h http.Header, pattern string, by access.Actor, q api.Quota) {
+	limits(h, q)
+	h.Set("X-0Auth-Scopes", joined(by.Token.Scopes))
+	h.Set("X-Accepted-0Auth-Scopes", joined(accepted(pattern)))
+}
+
+func joined(l []access.Scope) string {
+	var b strings.Builder
+	for i, s := range l {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(s))
+	}
+	return b.String()
 }
 
 // fail answers an error: {"errors":[{"message":...}]}, one for each bad field.

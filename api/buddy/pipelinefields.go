@@ -127,7 +127,7 @@ func stateFields() []field[pipe] {
 			as(noEffect, "the build cache is shared in the workspace in any case"),
 		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(failing, "").answered(func(p *pipe) any { return list(p.Loop) }),
 		{
-			name: "permissions", status: partly, note: "DEFAULT is obeyed",
+			name: "permissions", status: obeyed, note: "narrow what members may do",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Permissions = d.permissions(raw) },
 			out: func(p *pipe, _ *kept) any { return fromPermissions(p.Permissions) },
 		},

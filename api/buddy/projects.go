@@ -98,6 +98,17 @@ func (h *handlers) renameWorkspace(w http.ResponseWriter, r *http.Request, by ac
 	return api.JSON(w, http.StatusOK, h.fromWorkspace(ws))
 }
 
+func (h *handlers) deleteWorkspace(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("workspace"))
+	if err != nil {
+		return err
+	}
+	if err := h.Projects.DeleteWorkspace(r.Context(), by, ws.ID); err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
 func access2word(public bool) string {
 	if public {
 		return "PUBLIC"

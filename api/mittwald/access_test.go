@@ -30,7 +30,7 @@ func TestNobodyGetsInWithoutARight(t *testing.T) {
 		w.must(err)
 		return secret
 	}
-	reader, powerless := token(access.Workspace, access.StackRead, access.UserInfo), token(access.VariableInfo)
+	reader, powerless := token(access.ProjectRead, access.StackRead, access.UserInfo), token(access.VariableInfo)
 	// Whoever is a member of the workspace, with whatever right, sees that it and
 	// its projects are there.
 	anybody := map[string]bool{

@@ -39,6 +39,7 @@ type Server struct {
 // Handlers holds the front doors that the dialect speaks to.
 type Handlers struct {
 	Server    Server
+	Access    *access.Access
 	Projects  *project.Projects
 	Images    *image.Images
 	Events    *event.Outbox
@@ -59,6 +60,8 @@ func (h *Handlers) Dialect() api.Dialect {
 			"GET " + Prefix + "/events":                h.tailEvents,
 			"GET " + Prefix + "/logs/actions/{action}": h.actionLog,
 			"POST " + Prefix + "/server:check":         h.check,
+
+			"POST " + Prefix + "/workspaces/{workspace}/members/{member}/tokens": h.memberToken,
 		},
 		Stream: map[string]bool{"POST " + Prefix + "/images:load": true, "GET " + Prefix + "/events": true},
 	}
@@ -216,4 +219,29 @@ func (h *Handlers) check(w http.ResponseWriter, r *http.Request, by access.Actor
 		return &project.Invalid{Fields: []project.Field{{Path: "server", Kind: "format", Message: err.Error()}}}
 	}
 	return api.JSON(w, http.StatusOK, map[string]string{"status": "whole"})
+}
+
+// memberToken makes a token of a member, for the workspace alone.
+func (h *Handlers) memberToken(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("workspace"))
+	if err != nil {
+		return err
+	}
+	user, err := strconv.ParseInt(r.PathValue("member"), 10, 64)
+	if err != nil {
+		return fmt.Errorf("member %q: %w", r.PathValue("member"), errdefs.ErrNotFound)
+	}
+	var b struct {
+		Name      string         `json:"name"`
+		Scopes    []access.Scope `json:"scopes"`
+		ExpiresAt time.Time      `json:"expires_at"`
+	}
+	if err := api.Decode(w, r, &b); err != nil {
+		return err
+	}
+	t, secret, err := h.Access.MemberToken(r.Context(), by, ws.ID, user, access.NewToken{Name: b.Name, Scopes: b.Scopes, Expires: b.ExpiresAt})
+	if err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusCreated, map[string]any{"id": t.ID, "name": t.Name, "scopes": t.Scopes, "token": secret})
 }

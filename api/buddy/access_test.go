@@ -1,0 +1,228 @@
+package buddy
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"slipway/access"
+	"slipway/api"
+	"slipway/source"
+)
+
+// row says of a route what a request is like that its scope is enough for.
+type row struct {
+	body string // "": none
+	last bool   // ends what the others need
+	look bool   // every scope is enough that is not about the user alone
+}
+
+// rows has every route of the dialect: one without a row fails.
+func rows() map[string]row {
+	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}", "/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
+	m := map[string]row{}
+	for _, path := range []string{
+		"/user", "/user/keys", "/user/emails", "/user/token", "/user/tokens", "/user/tokens/{id}", "/workspaces", w, w + "/projects", p,
+		p + "/pipelines", l, l + "/actions", l + "/actions/{action}", l + "/executions", l + "/executions/{number}",
+		l + "/executions/{number}/action/{action}", l + "/executions/{number}/action_executions/{step}", l + "/executions/{number}/action_executions/{step}/logs",
+		w + "/members", w + "/members/{member}", w + "/groups", w + "/groups/{group}", w + "/groups/{group}/members", w + "/groups/{group}/members/{member}",
+		w + "/permissions", w + "/permissions/{permission}", p + "/members", p + "/members/{member}", p + "/groups", p + "/groups/{group}",
+	} {
+		m["GET "+path] = row{look: path == "/workspaces" || path == w || path == w+"/projects" || path == p}
+	}
+	for _, path := range order() {
+		m["DELETE "+path] = row{last: true}
+	}
+	for path, body := range map[string]string{
+		"/user": `{"name":"x"}`, w: `{"name":"x"}`, p: `{"access":"PRIVATE"}`, l: `{"name":"x"}`, l + "/actions/{action}": `{"name":"x"}`,
+		l + "/executions/{number}": `{"operation":"RETRY"}`, w + "/members/{member}": `{"admin":false}`, w + "/groups/{group}": `{"name":"x"}`,
+		w + "/groups/{group}/members/{member}": `{"status":"MEMBER"}`, w + "/permissions/{permission}": `{"name":"x"}`,
+		p + "/members/{member}": `{"permission_set":{"id":1}}`, p + "/groups/{group}": `{"permission_set":{"id":1}}`,
+	} {
+		m["PATCH "+path] = row{body: body}
+	}
+	for path, body := range map[string]string{
+		"/user/tokens": `{"name":"x"}`, "/workspaces": `{"domain":"x"}`, w + "/projects": `{"name":"x"}`, p + "/pipelines": `{"name":"x"}`,
+		l + "/actions": `{"name":"x","type":"DOCKERFILE","dockerfile_path":"D"}`, l + "/executions": `{}`, w + "/members": `{"email":"x@example.com"}`,
+		w + "/groups": `{"name":"y"}`, w + "/groups/{group}/members": `{"id":1}`, w + "/permissions": `{"name":"y"}`,
+		p + "/members": `{"id":3,"permission_set":{"id":1}}`, p + "/groups": `{"id":2,"permission_set":{"id":1}}`,
+	} {
+		m["POST "+path] = row{body: body}
+	}
+	return m
+}
+
+// order has the routes that end something, the narrowest first.
+func order() []string {
+	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}", "/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
+	return []string{
+		"/user/tokens/{id}", l + "/actions/{action}", l, p + "/members/{member}", p + "/groups/{group}", p, w + "/groups/{group}/members/{member}",
+		w + "/groups/{group}", w + "/permissions/{permission}", w + "/members/{member}", w,
+	}
+}
+
+// tableWorld has one of everything that a path can name, and says which.
+type tableWorld struct {
+	*world
+	ids *strings.Replacer
+}
+
+func newTableWorld(t *testing.T) *tableWorld {
+	t.Helper()
+	w := newWorldWith(t, source.Config{})
+	l := w.project("web")
+	action := w.get(201, "POST", l+"/actions", `{"name":"b","type":"RUN_DOCKER_CONTAINER","docker_image_name":"ubuntu","docker_image_tag":"latest","inline_commands":"true"}`)["id"]
+	x := w.get(201, "POST", l+"/executions", `{}`)["id"]
+	ended := w.wait(fmt.Sprintf("%s/executions/%v", l, x))
+	step := ended["action_executions"].([]any)[0].(map[string]any)["action_execution_id"]
+	const ws = "/workspaces/acme"
+	member := w.get(201, "POST", ws+"/members", `{"email":"m@example.com"}`)["id"]
+	w.get(201, "POST", ws+"/members", `{"email":"n@example.com"}`)
+	group := w.get(201, "POST", ws+"/groups", `{"name":"g"}`)["id"]
+	w.get(201, "POST", ws+"/groups", `{"name":"h"}`)
+	w.get(201, "POST", fmt.Sprintf("%s/groups/%v/members", ws, group), fmt.Sprintf(`{"id":%v}`, member))
+	set := w.get(201, "POST", ws+"/permissions", `{"name":"p"}`)["id"]
+	w.get(201, "POST", ws+"/projects/web/members", fmt.Sprintf(`{"id":%v,"permission_set":{"id":1}}`, member))
+	w.get(201, "POST", ws+"/projects/web/groups", fmt.Sprintf(`{"id":%v,"permission_set":{"id":1}}`, group))
+	token := w.get(201, "POST", "/user/tokens", `{"name":"t"}`)["id"]
+	return &tableWorld{w, strings.NewReplacer("{workspace}", "acme", "{project}", "web", "{pipeline}", w.vars["pipeline"], "{action}", fmt.Sprint(action), "{number}", fmt.Sprint(x),
+		"{step}", fmt.Sprint(step), "{member}", fmt.Sprint(member), "{group}", fmt.Sprint(group), "{permission}", fmt.Sprint(set), "{id}", fmt.Sprint(token))}
+}
+
+// send asks a route with a token; from is the address of the client.
+func (w *tableWorld) send(pattern, body, token string) *httptest.ResponseRecorder {
+	w.t.Helper()
+	method, path, _ := strings.Cut(pattern, " ")
+	var q *http.Request
+	if body == "" {
+		q = httptest.NewRequestWithContext(w.t.Context(), method, w.ids.Replace(path), nil)
+	} else {
+		q = httptest.NewRequestWithContext(w.t.Context(), method, w.ids.Replace(path), strings.NewReader(body))
+		q.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		q.Header.Set("Authorization", "Bearer "+token)
+	}
+	rec := httptest.NewRecorder()
+	w.h.ServeHTTP(rec, q)
+	return rec
+}
+
+// TestEveryRouteAsksForItsScope walks the table of routes as a stranger, with
+// tokens that may nothing, that have every scope but the one needed, that are of
+// another workspace or for another address, and with one that has just what is
+// needed.
+func TestEveryRouteAsksForItsScope(t *testing.T) {
+	t.Parallel()
+	w := newTableWorld(t)
+	secret := func(n access.NewToken) string {
+		t.Helper()
+		n.Name = "t"
+		_, s, err := w.rooms.Access.CreateToken(t.Context(), w.admin, n)
+		w.must(err)
+		return s
+	}
+	if _, err := w.rooms.Projects.CreateWorkspace(t.Context(), w.admin, "other", ""); err != nil {
+		t.Fatal(err)
+	}
+	other, err := w.rooms.Projects.Workspace(t.Context(), access.System(access.User{}), "other")
+	w.must(err)
+	admin, err := w.rooms.Access.Authenticate(t.Context(), w.token, "")
+	w.must(err)
+	w.admin = admin // sees the other workspace, too
+	powerless, foreign := secret(access.NewToken{}), secret(access.NewToken{Scopes: access.Scopes(), Workspaces: []string{other.ID}})
+	elsewhere := secret(access.NewToken{Scopes: access.Scopes(), IPs: []string{"203.0.113.7"}})
+	all := rows()
+	table := New(site, w.rooms).Table
+	for pattern := range all {
+		if _, ok := table[pattern]; !ok {
+			t.Errorf("%s is no route", pattern)
+		}
+	}
+	for _, last := range []bool{true, false} {
+		for pattern := range table {
+			r, ok := all[pattern]
+			if !ok && last {
+				t.Errorf("%s has no row: add one to rows, and its scopes to accepted", pattern)
+			}
+			if !ok || r.last != last {
+				continue
+			}
+			want := func(what, token string, status int) {
+				t.Helper()
+				if rec := w.send(pattern, r.body, token); rec.Code != status {
+					t.Errorf("%s %s: %d %s, want %d", pattern, what, rec.Code, rec.Body, status)
+				}
+			}
+			need := accepted(pattern)
+			want("as a stranger", "", 401)
+			want("with a wrong token", "slw_wrong", 401)
+			want("from elsewhere", elsewhere, 401)
+			if strings.Contains(pattern, "{workspace}") {
+				want("from another workspace", foreign, 404)
+			}
+			if len(need) == 0 {
+				want("with nothing", powerless, 200)
+				continue
+			}
+			want("with nothing", powerless, 403)
+			var wrong []access.Scope
+			for _, s := range access.Scopes() {
+				if !s.Includes(need[0]) && (!r.look || strings.HasPrefix(string(s), "USER_") || strings.HasPrefix(string(s), "TOKEN_")) {
+					wrong = append(wrong, s)
+				}
+			}
+			want("with every other scope", secret(access.NewToken{Scopes: wrong}), 403)
+			if last { // what it ends, the others need
+				continue
+			}
+			right := secret(access.NewToken{Scopes: need[:1]})
+			rec := w.send(pattern, r.body, right)
+			if rec.Code >= 300 && rec.Code != 400 {
+				t.Errorf("%s with %s: %d %s", pattern, need[0], rec.Code, rec.Body)
+			}
+			if got := rec.Header().Get("X-Accepted-0Auth-Scopes"); got != string(need[0]) || rec.Header().Get("X-0Auth-Scopes") != string(need[0]) {
+				t.Errorf("%s: scopes %q, accepted %q", pattern, rec.Header().Get("X-0Auth-Scopes"), got)
+			}
+		}
+	}
+	for _, path := range order() {
+		pattern := "DELETE " + path
+		if rec := w.send(pattern, "", secret(access.NewToken{Scopes: accepted(pattern)})); rec.Code != 204 {
+			t.Errorf("%s with %v: %d %s", pattern, accepted(pattern), rec.Code, rec.Body)
+		}
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := api.NewServer(w.rooms.Access, api.Options{RateLimit: 150})
+	s.Mount(New(site, w.rooms))
+	w.h = s
+	var rec *httptest.ResponseRecorder
+	for i := range 400 { // a minute may end in between, once
+		rec = w.ask("GET", "/user", "")
+		if rec.Code != 200 {
+			if i < 150 {
+				t.Fatalf("request %d: %d %s", i, rec.Code, rec.Body)
+			}
+			break
+		}
+	}
+	if rec.Code != http.StatusTooManyRequests || rec.Header().Get("X-Rate-Limit-Remaining") != "0" || rec.Header().Get("X-Rate-Limit-Limit") != "150" {
+		t.Errorf("%d %v", rec.Code, rec.Header())
+	}
+	reset, err := strconv.ParseInt(rec.Header().Get("X-Rate-Limit-Reset"), 10, 64)
+	if err != nil || !time.Unix(reset, 0).After(time.Now()) {
+		t.Errorf("the reset is not to come: %v", rec.Header())
+	}
+	// Another token has its own.
+	_, w.token, err = w.rooms.Access.CreateToken(t.Context(), w.admin, access.NewToken{Name: "x", Scopes: []access.Scope{access.UserInfo}})
+	w.must(err)
+	w.get(200, "GET", "/user", "")
+}

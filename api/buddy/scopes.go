@@ -1,0 +1,69 @@
+package buddy
+
+import (
+	"strings"
+
+	"slipway/access"
+)
+
+// accepted gives the scopes of which a token needs one for a route; wider ones,
+// and the words of the other family for the same, do as well. The front doors
+// decide; a test holds this to them. Nothing is accepted where every token is.
+func accepted(pattern string) []access.Scope {
+	method, path, _ := strings.Cut(pattern, " ")
+	read := method == "GET"
+	either := func(info, more access.Scope) []access.Scope {
+		if read {
+			return []access.Scope{info}
+		}
+		return []access.Scope{more}
+	}
+	rest, inProject := strings.CutPrefix(path, "/workspaces/{workspace}/projects/{project}")
+	whole, inWorkspace := strings.CutPrefix(path, "/workspaces/{workspace}")
+	switch {
+	case path == "/user/token":
+		return nil
+	case strings.HasPrefix(path, "/user/tokens"):
+		return either(access.TokenInfo, access.TokenManage)
+	case path == "/user/keys":
+		return []access.Scope{access.UserKey}
+	case path == "/user/emails":
+		return []access.Scope{access.UserEmail}
+	case strings.HasPrefix(path, "/user"):
+		return []access.Scope{access.UserInfo}
+	case inProject:
+		return acceptedInProject(method, rest)
+	case strings.HasPrefix(whole, "/members"):
+		return either(access.MemberRead, access.MemberManage)
+	case strings.HasPrefix(whole, "/groups"):
+		return either(access.GroupRead, access.GroupManage)
+	case strings.HasPrefix(whole, "/permissions"):
+		return either(access.PermissionRead, access.PermissionManage)
+	case inWorkspace && whole == "/projects":
+		return either(access.ProjectRead, access.ProjectWrite)
+	case whole == "" && inWorkspace, path == "/workspaces":
+		return either(access.Workspace, access.WorkspacesManage)
+	}
+	return nil
+}
+
+// acceptedInProject is accepted for what is below a project.
+func acceptedInProject(method, rest string) []access.Scope {
+	read := method == "GET"
+	switch {
+	case rest == "" && method == "DELETE":
+		return []access.Scope{access.ProjectDelete}
+	case rest == "", strings.HasPrefix(rest, "/members"), strings.HasPrefix(rest, "/groups"):
+		if read {
+			return []access.Scope{access.ProjectRead}
+		}
+		return []access.Scope{access.ProjectWrite}
+	case strings.HasPrefix(rest, "/pipelines") && read:
+		return []access.Scope{access.ExecutionInfo}
+	case strings.Contains(rest, "/executions"):
+		return []access.Scope{access.ExecutionRun}
+	case strings.HasPrefix(rest, "/pipelines"):
+		return []access.Scope{access.ExecutionManage}
+	}
+	return nil
+}
