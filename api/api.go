@@ -27,6 +27,9 @@ type Dialect struct {
 	// Fail writes an error in the dialect's words. For a 5xx it must not show
 	// err, which has been logged under the request id.
 	Fail func(w http.ResponseWriter, r *http.Request, status int, err error)
+	// Secret is the beginning of paths whose rest is one, and goes into no log; ""
+	// for none.
+	Secret string
 	// Before sets headers that every answer of the dialect has, or is nil.
 	Before func(w http.ResponseWriter, r *http.Request)
 	// Known sets headers that the answers of a route to a known actor have, with

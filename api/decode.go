@@ -63,13 +63,14 @@ func Decode(w http.ResponseWriter, r *http.Request, v any) error {
 	}
 	ignored, err := Unmarshal(b, v)
 	if len(ignored) > 0 {
-		w.Header().Set(IgnoredHeader, ignoredList(ignored))
+		w.Header().Set(IgnoredHeader, Ignored(ignored))
 	}
 	return err
 }
 
-// ignoredList is bounded, and free of what would break a header.
-func ignoredList(names []string) string {
+// Ignored is the value of IgnoredHeader: bounded, and free of what would break a
+// header.
+func Ignored(names []string) string {
 	var sb strings.Builder
 	for i, n := range names {
 		n = strings.Map(func(c rune) rune {

@@ -119,6 +119,7 @@ type requestKey struct{}
 // request is what is known of a request while it is answered.
 type request struct {
 	id, dialect, pattern string
+	path                 string // what the log says
 	err                  error
 }
 
@@ -133,7 +134,7 @@ func ID(r *http.Request) string {
 // ServeHTTP finds whose the path is.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	q := &request{id: requestID(r), dialect: "none"}
+	q := &request{id: requestID(r), dialect: "none", path: r.URL.Path}
 	r = r.WithContext(context.WithValue(r.Context(), requestKey{}, q))
 	rec := &recorder{ResponseWriter: w}
 	rec.Header().Set(RequestID, q.id)
@@ -198,7 +199,7 @@ func (s *Server) broken(w http.ResponseWriter, r *http.Request, q *request) {
 // say writes the one line of a request.
 func (s *Server) say(r *http.Request, q *request, status int, took time.Duration) {
 	level, args := slog.LevelInfo, []any{
-		"room", "api", "id", q.id, "method", r.Method, "path", r.URL.Path, "status", status, "ms", took.Milliseconds(), "dialect", q.dialect,
+		"room", "api", "id", q.id, "method", r.Method, "path", q.path, "status", status, "ms", took.Milliseconds(), "dialect", q.dialect,
 	}
 	if q.err != nil {
 		args = append(args, "err", q.err)
@@ -279,6 +280,9 @@ func (d *dialect) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		q = &request{}
 	}
 	q.dialect = d.Name
+	if d.Secret != "" && strings.HasPrefix(r.URL.Path, d.Secret) {
+		q.path = d.Secret + "***"
+	}
 	if d.Before != nil {
 		d.Before(w, r)
 	}

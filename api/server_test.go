@@ -531,3 +531,25 @@ func BenchmarkRequest(b *testing.B) {
 		}
 	}
 }
+
+// The rest of a secret path is in no line of the log.
+func TestSecretPath(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{}, func(s *Server) {
+		s.Mount(Dialect{
+			Name: "hooks", Prefixes: []string{"/hooks"}, Secret: "/hooks/",
+			Fail: func(w http.ResponseWriter, _ *http.Request, status int, _ error) { w.WriteHeader(status) },
+			Table: map[string]Handler{"POST /hooks/{code}": func(w http.ResponseWriter, _ *http.Request, _ access.Actor) error {
+				w.WriteHeader(http.StatusAccepted)
+				return nil
+			}},
+			Open: map[string]bool{"POST /hooks/{code}": true},
+		})
+	})
+	for method, path := range map[string]string{"POST": "/hooks/open-sesame", "GET": "/hooks/open-sesame", "PUT": "/hooks/open-sesame/x"} {
+		w.ask(t, method, path, "")
+	}
+	if text := w.log.String(); strings.Contains(text, "sesame") || !strings.Contains(text, `"/hooks/***"`) {
+		t.Error(text)
+	}
+}

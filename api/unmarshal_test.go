@@ -52,7 +52,7 @@ func FuzzAsEncodingJSON(f *testing.F) {
 			}
 			return
 		}
-		if len(ignoredList(ignored)) > maxName+100 {
+		if len(Ignored(ignored)) > maxName+100 {
 			t.Errorf("%q: a long header", b)
 		}
 		if err := json.Unmarshal(b, &theirs); err != nil {
@@ -106,7 +106,7 @@ func TestUnmarshalLimits(t *testing.T) {
 		fmt.Fprintf(&many, `"unknown%d":1,`, i)
 	}
 	ignored, err := Unmarshal([]byte("{"+many.String()+`"s":"x"}`), &v)
-	if h := ignoredList(ignored); err != nil || len(ignored) != 10_000 || len(h) > maxName+100 || !strings.HasSuffix(h, "and 9950 more") {
+	if h := Ignored(ignored); err != nil || len(ignored) != 10_000 || len(h) > maxName+100 || !strings.HasSuffix(h, "and 9950 more") {
 		t.Error(h, err)
 	}
 	if _, err := Unmarshal([]byte(`{"-":"x","Skip":"x","skip":"x"}`), &v); err != nil || v.Skip != "" {

@@ -24,6 +24,7 @@ var steps = map[string]string{
 	"009_pipeline.sql": "4048e4d9a2fd01286c5a04553de1fc8834903d799278414a7b2236eb04324a28",
 	"010_image.sql":    "74d46d179e772519924585487c9702e92c7af3663849e9bcc02e142f6b63eba9",
 	"011_access.sql":   "5e1c36ff37ab3110db36947ccd9656f791d43ff9fcc52b59a423472fc99ee6bd",
+	"016_trigger.sql":  "90018ceba6bf8b3f29355b3358e5c0a2f53ac2c505600c9ad97d4e7ac324269d",
 }
 
 func TestStepsAreOnlyAdded(t *testing.T) {

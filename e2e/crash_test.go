@@ -201,6 +201,7 @@ var killedBy = map[string]string{
 	"logs: old segment is dropped":          "TestCrash of logs",
 	"image: tagged":                         "nobody: no route leads there",
 	"image: untagged":                       "nobody: no route leads there",
+	"pipeline: started by the clock":        "TestKilledClock of trigger",
 	"source: a file is committed":           "nobody: no route leads there",
 	"project: a workspace is deleted":       "nobody: one transaction, after which its projects end as those deleted alone do",
 	"stack: deleted stack emptied":          "nobody: it comes a week after the end of its project",

@@ -1,16 +1,20 @@
 package pipeline
 
 import (
+	"strings"
 	"time"
 
+	"slipway/access"
 	"slipway/project"
 	"slipway/source"
 )
 
 // Modes say what began an execution.
 const (
-	Manual = "MANUAL"
-	ByPush = "ON_EVERY_PUSH"
+	Manual  = "MANUAL"
+	ByPush  = "ON_EVERY_PUSH"
+	ByClock = "SCHEDULED"
+	ByHook  = "WEBHOOK"
 )
 
 // Start is what an execution is started with.
@@ -27,6 +31,10 @@ type Start struct {
 	Variables   []Variable
 	Only        []ActionID // the others are SKIPPED; none: all
 	Mode        string     // "" is Manual
+
+	// Key says that who asks may ask again: another start of the pipeline with it,
+	// by the same token and within a day, is this one.
+	Key string `json:"-"`
 }
 
 // Execution is one run of a pipeline.
@@ -104,4 +112,37 @@ type Ended struct {
 	Pipeline  ID          `json:"pipeline"`
 	Number    int64       `json:"number"`
 	Status    Status      `json:"status"`
+}
+
+// event says in one word what began the execution.
+func (x Execution) event() string {
+	switch x.Mode {
+	case ByPush:
+		return "PUSH"
+	case ByClock:
+		return "SCHEDULE"
+	case ByHook:
+		return "WEBHOOK"
+	}
+	return "CLICK"
+}
+
+// Message is the title that the pipeline's template gives the execution; without
+// one it is the subject of the commit. It knows the default variables, and no
+// others: they may be secret.
+func (x Execution) Message(workspace, projectName, url string, by access.User) string {
+	if x.Frozen.MessageTemplate == "" {
+		if x.Commit == nil {
+			return ""
+		}
+		return x.Commit.Subject
+	}
+	known := map[string]string{}
+	for _, d := range defaults(x, ActionExecution{}, about{Domain: workspace, Project: projectName, InvokerName: by.Name, Email: by.Email, URL: url}) {
+		if !strings.HasPrefix(d[0], "BUDDY_ACTION_") {
+			known[d[0]] = d[1]
+		}
+	}
+	text := []rune(expand(x.Frozen.MessageTemplate, known))
+	return string(text[:min(len(text), textMax)])
 }

@@ -187,10 +187,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 	case x.Branch == "":
 		refType, ref = "NONE", ""
 	}
-	event := "CLICK"
-	if x.Mode == ByPush {
-		event = "PUSH"
-	}
+	event := x.event()
 	out := [][2]string{
 		{"BUDDY", "true"},
 		{"CI", "true"},

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,6 +112,9 @@ func (p *Pipelines) createIn(tx *db.Tx, by access.Actor, pr project.Project, n P
 		return Pipeline{}, err
 	}
 	n.ID, n.LastStatus = ID(id), Initial
+	if err := p.arm(tx, nil, n); err != nil {
+		return Pipeline{}, err
+	}
 	return n, p.seal(tx, "pipelines", n.ID.row(), secrets, id)
 }
 
@@ -215,6 +219,9 @@ func (p *Pipelines) updateIn(tx *db.Tx, id ID, change func(*Pipeline) error) (Pi
 		n.Name, n.Identifier, spec, dialects(n.Attrs), id); err != nil {
 		return Pipeline{}, err
 	}
+	if err := p.arm(tx, &old, n); err != nil {
+		return Pipeline{}, err
+	}
 	return n, p.seal(tx, "pipelines", id.row(), secrets, int64(id))
 }
 
@@ -237,11 +244,19 @@ func deleteIn(tx *db.Tx, by access.Actor, pl Pipeline) error {
 	if _, err := tx.Exec(`UPDATE pipelines SET deleted = ? WHERE id = ?`, db.Micros(tx.Now), pl.ID); err != nil {
 		return err
 	}
+	if err := disarm(tx, pl.ID); err != nil {
+		return err
+	}
 	if err := cancelAll(tx, `pipeline = ?`, by.User.ID, pl.ID); err != nil {
 		return err
 	}
 	return dropSecrets(tx, pl.Workspace, pl.ID)
 }
+
+// IsIdentifier tells whether a text can be the identifier of a pipeline.
+func IsIdentifier(s string) bool { return len(s) <= nameMax && identifierText.MatchString(s) }
+
+var identifierText = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 
 // freeIdentifier checks a given identifier or makes one from the name.
 func freeIdentifier(tx *db.Tx, pr project.ID, self ID, given, name string) (string, error) {
@@ -253,12 +268,19 @@ func freeIdentifier(tx *db.Tx, pr project.ID, self ID, given, name string) (stri
 	}
 	if given != "" {
 		is, err := taken(given)
-		if err == nil && is {
-			var inv project.Invalid
-			inv.Add("identifier", "conflict", "is taken by another pipeline of the project")
-			err = inv.Err()
+		if err != nil {
+			return "", err
 		}
-		return given, err
+		var inv project.Invalid
+		switch {
+		case is:
+			inv.Add("identifier", "conflict", "is taken by another pipeline of the project")
+		case len(given) > nameMax:
+			inv.Add("identifier", "maximum", fmt.Sprintf("must have at most %d characters", nameMax))
+		case !identifierText.MatchString(given):
+			inv.Add("identifier", "format", "must be letters, digits, and - _ . between them")
+		}
+		return given, inv.Err()
 	}
 	base := slug(name)
 	for i := 1; ; i++ {

@@ -69,8 +69,8 @@ const (
 	High   Priority = "HIGH"
 )
 
-// Event kinds that a pipeline may ask for. A push starts by EventPush and
-// EventCreateRef; the others are stored.
+// Event kinds that a pipeline may ask for. EventPullRequest and EventEmail are
+// stored; nothing tells of them yet.
 const (
 	EventPush        = "PUSH"
 	EventCreateRef   = "CREATE_REF"
@@ -87,9 +87,34 @@ type EventRule struct {
 	Refs     []string
 	Events   []string // of pull requests
 	Branches []string
-	// Rest holds the members that only the dialect knows (cron, timezone,
-	// totp, prefix...), as sent.
+
+	// Of EventSchedule: Cron with Timezone, or StartDate with Delay.
+	Cron      string // minute, hour, day of month, month, day of week
+	Timezone  string // "" is UTC
+	StartDate string // RFC 3339
+	Delay     int    // minutes
+	TOTP      bool   // of EventWebhook; refused
+
+	// Rest holds the members that only the dialect knows (prefix, whitelist), as
+	// sent.
 	Rest json.RawMessage
+}
+
+// moved takes out of Rest what was kept there before it had an effect.
+func (e *EventRule) moved() {
+	if len(e.Rest) == 0 || e.Cron != "" || e.StartDate != "" {
+		return
+	}
+	var old struct {
+		Cron      string `json:"cron"`
+		Timezone  string `json:"timezone"`
+		StartDate string `json:"start_date"`
+		Delay     int    `json:"delay"`
+		TOTP      bool   `json:"totp"`
+	}
+	if json.Unmarshal(e.Rest, &old) == nil {
+		e.Cron, e.Timezone, e.StartDate, e.Delay, e.TOTP = old.Cron, old.Timezone, old.StartDate, old.Delay, old.TOTP
+	}
 }
 
 // Pipeline is a list of actions and what starts them.
@@ -109,6 +134,7 @@ type Pipeline struct {
 	Priority   Priority
 	Disabled   bool
 	Reason     string // why it is disabled
+	Paused     bool   // the clock does not start it
 
 	FromScratch        bool // every run begins with an empty file system
 	ClearCache         bool // every run begins without what earlier runs left
@@ -262,26 +288,30 @@ func (v Variable) validatePlace(at string, inv *project.Invalid) {
 
 // Validate notes every bad field in inv.
 func (p Pipeline) Validate(inv *project.Invalid) {
-	switch {
-	case strings.TrimSpace(p.Name) == "":
+	if strings.TrimSpace(p.Name) == "" {
 		inv.Add("name", "required", "is required")
-	case len(p.Name) > 200:
-		inv.Add("name", "maximum", "must have at most 200 bytes")
 	}
 	inv.NoNUL("name", p.Name, "identifier", p.Identifier, "disabled_reason", p.Reason)
+	notLonger(inv, nameMax, "name", p.Name)
+	notLonger(inv, textMax, "disabled_reason", p.Reason, "execution_message_template", p.MessageTemplate, "worker", p.Worker)
+	for i, ref := range p.Refs {
+		notLonger(inv, textMax, "refs."+strconv.Itoa(i), ref)
+	}
 	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")
 	oneOf(inv, "priority", string(p.Priority), "", "LOW", "NORMAL", "HIGH")
 	oneOf(inv, "git_config_ref", p.GitConfigRef, "", "NONE", "FIXED", "DYNAMIC")
 	oneOf(inv, "definition_source", p.DefinitionSource, "", "LOCAL", "REMOTE")
 	oneOf(inv, "cpu", p.CPU, "", "X64", "ARM")
 	oneOf(inv, "cache_scope", p.CacheScope, "", "PIPELINE", "PROJECT", "WORKSPACE")
+	oneOf(inv, "git_changeset_base", p.GitChangesetBase, "", "LATEST_RUN", "LATEST_RUN_MATCHING_REF", "PULL_REQUEST")
+	oneOf(inv, "filesystem_changeset_base", p.FilesChangesetBase, "", "DATE_MODIFIED", "CONTENTS")
 	if p.CloneDepth < 0 {
 		inv.Add("clone_depth", "minimum", "must not be negative")
 	}
-	for i, e := range p.Events {
-		oneOf(inv, "events."+strconv.Itoa(i)+".type", e.Type, EventPush, EventCreateRef, EventDeleteRef,
-			EventPullRequest, EventSchedule, EventWebhook, EventEmail)
+	if p.PauseAfterFailures < 0 {
+		inv.Add("pause_on_repeated_failures", "minimum", "must not be negative")
 	}
+	validateEvents(p.Events, inv)
 	validateConditions(p.Conditions, inv)
 	validatePermissions(p.Permissions, inv)
 	validateVariables(p.Variables, inv)

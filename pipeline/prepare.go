@@ -50,9 +50,14 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		if err != nil {
 			return fmt.Errorf("open the file system of the pipeline: %w", err)
 		}
-		err = h.p.sources.Checkout(ctx, x.Project, source.CheckoutSpec{
-			Revision: x.Commit.Revision, Branch: x.Branch, Depth: x.Frozen.CloneDepth, Dir: dir, Key: volume, Fresh: fresh, Out: say,
-		})
+		spec := source.CheckoutSpec{
+			Revision: x.Commit.Revision, Branch: x.Branch, Depth: x.Frozen.CloneDepth, AllRefs: x.Frozen.FetchAllRefs,
+			Dir: dir, Key: volume, Fresh: fresh, Out: say,
+		}
+		if spec.AllRefs {
+			spec.Depth = 0
+		}
+		err = h.p.sources.Checkout(ctx, x.Project, spec)
 		if err != nil {
 			return fmt.Errorf("check out commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)
 		}

@@ -37,6 +37,9 @@ func scanPipeline(row scanner) (Pipeline, error) {
 	if err := json.Unmarshal(spec, &p); err != nil {
 		return p, fmt.Errorf("pipeline %d in the store: %w", id, err)
 	}
+	for i := range p.Events {
+		p.Events[i].moved()
+	}
 	p.ID, p.Project, p.Workspace, p.Name, p.Identifier = id, pr, ws, name, ident
 	p.Created, p.CreatedBy, p.LastStatus, p.LastRevision = db.Time(created), by, status, rev
 	return p, nil

@@ -28,6 +28,16 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	if err != nil {
 		return Execution{}, err
 	}
+	key, err := keyOf(by, id, in)
+	if err != nil {
+		return Execution{}, err
+	}
+	var x Execution
+	var known bool
+	err = p.db.Read(ctx, func(tx *db.Tx) error { x, known, err = p.keyed(tx, key); return err })
+	if err != nil || known {
+		return x, err
+	}
 	if err := p.room(); err != nil {
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 	}
@@ -38,10 +48,14 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	if err != nil {
 		return Execution{}, err
 	}
-	var x Execution
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
-		x, err = p.StartIn(tx, by.User.ID, id, in, commit, from)
-		return err
+		if x, known, err = p.keyed(tx, key); err != nil || known {
+			return err
+		}
+		if x, err = p.StartIn(tx, by.User.ID, id, in, commit, from); err != nil {
+			return err
+		}
+		return p.rememberKey(tx, key, x.ID)
 	})
 	if err != nil {
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)

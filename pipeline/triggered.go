@@ -9,13 +9,11 @@ import (
 	"slipway/source"
 )
 
-// Triggered starts what a push asks for, in the caller's transaction, and says
-// what it started. A pipeline that cannot start now (disabled) is left out; a
-// project that is gone is errdefs.ErrNotFound.
+// Triggered starts what a moved ref asks for, in the caller's transaction, and
+// says what it started. A pipeline that cannot start now (disabled) is left out;
+// a project that is gone is errdefs.ErrNotFound. What a deleted ref starts runs
+// at the commit that the ref was last at.
 func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]ExecutionID, error) {
-	if strings.Trim(push.New, "0") == "" {
-		return nil, nil
-	}
 	if _, err := project.Load(tx, pr); err != nil {
 		return nil, err
 	}
@@ -29,6 +27,9 @@ func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]Exe
 			continue
 		}
 		in := Start{Mode: ByPush, Revision: push.New}
+		if none(push.New) {
+			in.Revision = push.Old
+		}
 		if name, ok := strings.CutPrefix(push.Ref, "refs/tags/"); ok {
 			in.Tag = name
 		} else {
@@ -38,7 +39,7 @@ func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]Exe
 			in.Comment = "push of " + push.Ref
 		}
 		// Its text is looked up by the runner: nothing slow in here.
-		x, err := p.StartIn(tx, push.User, pl.ID, in, &source.Commit{Revision: push.New}, nil)
+		x, err := p.StartIn(tx, push.User, pl.ID, in, &source.Commit{Revision: in.Revision}, nil)
 		if err != nil {
 			return nil, fmt.Errorf("start pipeline %d by a push: %w", pl.ID, err)
 		}
@@ -47,26 +48,31 @@ func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]Exe
 	return started, nil
 }
 
-// wants tells whether a push starts the pipeline.
+// none tells whether a hash stands for nothing: of a ref before it was made, or
+// after it was deleted.
+func none(hash string) bool { return strings.Trim(hash, "0") == "" }
+
+// wants tells whether a moved ref starts the pipeline.
 func (p Pipeline) wants(push source.Push) bool {
-	if p.On == "CLICK" {
+	gone := none(push.New)
+	if p.On == "CLICK" || gone && none(push.Old) {
 		return false
 	}
 	for _, e := range p.Events {
+		var is bool
 		switch e.Type {
 		case EventPush:
+			is = !gone
 		case EventCreateRef:
-			if strings.Trim(push.Old, "0") != "" {
-				continue
-			}
-		default:
-			continue
+			is = !gone && none(push.Old)
+		case EventDeleteRef:
+			is = gone
 		}
-		if matchRefs(e.Refs, push.Ref) {
+		if is && matchRefs(e.Refs, push.Ref) {
 			return true
 		}
 	}
-	return p.On == "EVENT" && len(p.Events) == 0 && matchRefs(p.Refs, push.Ref)
+	return !gone && p.On == "EVENT" && len(p.Events) == 0 && matchRefs(p.Refs, push.Ref)
 }
 
 // matchRefs tells whether a ref is among patterns, in which * stands for any

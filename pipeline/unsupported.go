@@ -132,13 +132,12 @@ func notes(p Pipeline, a Action) []string {
 // pipelineNotes is notes for a pipeline.
 func pipelineNotes(p Pipeline) []string {
 	var l []string
-	if p.FetchAllRefs {
-		l = append(l, "fetch_all_refs: the work tree holds the history of the run's own revision only")
+	if p.FetchAllRefs && p.CloneDepth > 0 {
+		l = append(l, "clone_depth has no effect with fetch_all_refs")
 	}
 	for _, e := range p.Events {
 		switch e.Type {
-		case EventPush, EventCreateRef:
-		default:
+		case EventPullRequest, EventEmail:
 			l = append(l, "event "+e.Type+" is stored; this version starts no run by it")
 		}
 	}

@@ -33,6 +33,7 @@ func (s *Server) handler() *api.Server {
 			Version: s.version.Version, PublicURL: s.cfg.PublicURL, IngressHTTP: s.cfg.IngressHTTP, IngressHTTPS: s.cfg.IngressHTTPS, Domain: s.cfg.Domain,
 		},
 		Access: s.access, Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check, Going: s.going,
+		Code: native.Code{Dialect: buddy.Name, Read: buddy.ReadYAML, Write: buddy.WriteYAML},
 	}).Dialect())
 	// Images and mittwald share /v2; shapes of the registry go first.
 	srv.MountRaw("/v2", s.images.Handler(srv.Authenticate, srv.Handler("mittwald")))

@@ -138,7 +138,23 @@ func (s *Sources) objectsOf(ctx context.Context, id project.ID, revision string,
 	return dir, "", err
 }
 
+// fetchEverything brings all branches and tags of an outside repository into the
+// mirror.
+func (s *Sources) fetchEverything(ctx context.Context, id project.ID) error {
+	remote, _, err := s.loadRemote(ctx, id)
+	if err != nil || remote == nil {
+		return err
+	}
+	_, err = s.wholeMirror(ctx, id, remote, true)
+	return err
+}
+
 func (c *checkout) run(ctx context.Context) error {
+	if c.spec.AllRefs {
+		if err := c.s.fetchEverything(ctx, c.id); err != nil {
+			return err
+		}
+	}
 	var err error
 	if c.repo, c.origin, err = c.s.objectsOf(ctx, c.id, c.spec.Revision, c.spec.Depth); err != nil {
 		return err

@@ -421,3 +421,26 @@ func serveConn(c net.Conn, cfg *ssh.ServerConfig, repo string) {
 		}
 	}
 }
+
+// A work tree of all refs knows what the outside has, whatever was fetched of it
+// before.
+func TestAllRefsOfTheOutside(t *testing.T) {
+	t.Parallel()
+	l := newLinked(t)
+	l.c.write("f", "1")
+	one := l.push("1")
+	l.c.write("f", "2")
+	two := l.push("2")
+	l.c.git("push", "-q", l.at("web"), one+":refs/heads/old", one+":refs/tags/v1")
+	for _, all := range []bool{false, true, true} {
+		must(t, l.here.sources.Checkout(t.Context(), l.q.ID, CheckoutSpec{Revision: two, Branch: "main", AllRefs: all, Dir: l.tree, Key: "tree"}))
+		g := &clone{t, l.tree}
+		_, err := g.try("rev-parse", "--verify", "-q", "refs/remotes/origin/old")
+		if all != (err == nil) {
+			t.Errorf("all refs %v: %v", all, err)
+		}
+		if all && (g.git("rev-parse", "v1") != one || g.git("log", "-1", "--format=%s", "origin/old") != "1") {
+			t.Error("what the other refs have is not there")
+		}
+	}
+}

@@ -69,6 +69,7 @@ type CheckoutSpec struct {
 	Revision string // full hash
 	Branch   string // checked out under this name; "" is a detached HEAD
 	Depth    int    // commits; 0 is all
+	AllRefs  bool   // with the branches and tags of an outside repository, too
 	Dir      string // absolute path of the work tree, which may hold earlier files and is not trusted
 	Key      string // of the work tree: what is remembered of it between checkouts
 	Fresh    bool   // Dir is empty: forget what is remembered

@@ -1,5 +1,6 @@
-// Package trigger is what starts work: a push now; forge hooks, cron, polling
-// and tag pushes later.
+// Package trigger is what starts work: a ref that moves and the clock; forge
+// hooks, polling and tag pushes later. It also counts the failures after which
+// the clock of a pipeline stops.
 package trigger
 
 import (
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"slipway/crash"
 	"slipway/db"
@@ -18,33 +20,69 @@ import (
 	"slipway/source"
 )
 
-// Trigger follows the outbox and starts what it asks for.
+// Trigger follows the outbox and the clock, and starts what they ask for.
 type Trigger struct {
+	db        *db.DB
 	outbox    *event.Outbox
 	pipelines *pipeline.Pipelines
 }
 
-// New makes it. The store and the sources are for the ways of starting that
-// need to look for themselves.
-func New(_ *db.DB, o *event.Outbox, _ *source.Sources, p *pipeline.Pipelines) *Trigger {
-	return &Trigger{o, p}
+// New makes it. The sources are for the ways of starting that need to look for
+// themselves.
+func New(d *db.DB, o *event.Outbox, _ *source.Sources, p *pipeline.Pipelines) *Trigger {
+	return &Trigger{d, o, p}
 }
 
-// cursor is how far we have read.
-const cursor = "trigger"
+// cursor is how far we have read; owner is us in leases, the same after a
+// restart, so that what a killed server held is claimed at once.
+const (
+	cursor = "trigger"
+	owner  = "trigger"
+)
 
-// Run starts pipelines, in the order of the pushes, until ctx ends. A push and
-// what it starts are told in one transaction with the cursor: nothing starts
-// twice or not at all.
+// hands is how many pipelines are started by the clock at the same time: one
+// may wait for an outside repository.
+const hands = 8
+
+// Run starts pipelines until ctx ends.
 func (t *Trigger) Run(ctx context.Context) error {
-	return t.outbox.Follow(ctx, cursor, []event.Kind{event.Pushed}, t.pushed)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return t.outbox.Follow(ctx, cursor, []event.Kind{event.Pushed, event.ExecutionFinished}, t.happened)
+	})
+	g.Go(func() error {
+		return t.db.Work(ctx, db.Work{
+			Table: pipeline.Schedules, Owner: owner, N: hands,
+			Handle: t.pipelines.Scheduled,
+		})
+	})
+	return g.Wait()
+}
+
+// happened handles events in their order. A push and what it starts are told in
+// one transaction with the cursor: nothing starts twice or not at all.
+func (t *Trigger) happened(tx *db.Tx, e event.Event) error {
+	if e.Kind == event.ExecutionFinished {
+		var x pipeline.Ended
+		if err := json.Unmarshal(e.Data, &x); err != nil {
+			return unreadable(e, err)
+		}
+		return t.pipelines.Ran(tx, x)
+	}
+	return t.pushed(tx, e)
+}
+
+// unreadable leaves an event alone: reading it again would not help those after
+// it.
+func unreadable(e event.Event, err error) error {
+	slog.Error("an event cannot be read", "room", "trigger", "event", e.Seq, "kind", e.Kind, "error", err)
+	return nil
 }
 
 func (t *Trigger) pushed(tx *db.Tx, e event.Event) error {
 	var push source.Push
 	if err := json.Unmarshal(e.Data, &push); err != nil {
-		slog.Error("a push event cannot be read", "room", "trigger", "event", e.Seq, "error", err)
-		return nil // reading it again would not help those after it
+		return unreadable(e, err)
 	}
 	started, err := t.pipelines.Triggered(tx, project.ID(e.Project), push)
 	switch {

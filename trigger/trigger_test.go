@@ -1,56 +1,29 @@
 package trigger
 
 import (
-	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"slipway/access"
-	"slipway/db"
-	"slipway/event"
 	"slipway/pipeline"
 	"slipway/project"
-	"slipway/secret"
 	"slipway/source"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestPushStartsWhatAsksForIt(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	dir := t.TempDir()
-	d, err := db.Open(ctx, filepath.Join(dir, "db"))
-	must(err)
-	defer func() { _ = d.Close() }()
-	a, projects := access.New(d), project.NewProjects(d)
-	var home project.Workspace
-	token, err := a.Bootstrap(ctx, "ann", func(tx *db.Tx, u access.User) (err error) {
-		home, err = project.BootstrapWorkspace(tx, "acme", u)
-		return err
-	}, nil)
-	must(err)
-	ann, err := a.Authenticate(ctx, token, "")
-	must(err)
-	box, err := secret.OpenBox(filepath.Join(dir, "key"))
-	must(err)
-	secrets := secret.New(d, box, projects)
-	sources, err := source.New(source.Config{Dir: filepath.Join(dir, "git")}, d, projects, secrets)
-	must(err)
-	pipelines := pipeline.New(pipeline.Config{}, d, a, projects, secrets, sources, nil, nil)
-	p, err := projects.Create(ctx, ann, home.ID, project.New{Name: "web"})
-	must(err)
-	other, err := projects.Create(ctx, ann, home.ID, project.New{Name: "other"})
+	w := newWorld(t, t.TempDir())
+	defer w.close()
+	ann, sources, pipelines, p, must := w.ann, w.sources, w.pipelines, w.pr, w.must
+	other, err := w.projects.Create(ctx, ann, w.home.ID, project.New{Name: "other"})
 	must(err)
 	add := func(in project.ID, name string, n pipeline.Pipeline) pipeline.ID {
 		t.Helper()
@@ -73,12 +46,7 @@ func TestPushStartsWhatAsksForIt(t *testing.T) {
 		"disabled":  add(p.ID, "disabled", pipeline.Pipeline{On: "EVENT", Refs: []string{"refs/heads/main"}, Disabled: true}),
 		"elsewhere": add(other.ID, "elsewhere", on(pipeline.EventPush, "refs/heads/main")),
 	}
-	outbox := event.New(d)
-	trigger := New(d, outbox, sources, pipelines)
-	running, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- trigger.Run(running) }()
-	defer func() { stop(); <-ended }()
+	defer w.run()()
 
 	want := map[string][]string{}
 	push := func(branch string, starts ...string) {
@@ -116,4 +84,78 @@ func TestPushStartsWhatAsksForIt(t *testing.T) {
 	push("main", "push main", "push all", "on event")
 	push("dev", "push all", "new")
 	push("dev", "push all")
+}
+
+// Refs that are made, moved and deleted by git start what asks for just that.
+func TestGitPushes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir())
+	defer w.close()
+	srv := httptest.NewServer(w.sources.Handler(func(http.ResponseWriter, *http.Request) (access.Actor, bool) { return w.ann, true }))
+	defer srv.Close()
+	on := func(kind string, refs ...string) pipeline.Pipeline {
+		return w.pipeline(pipeline.Pipeline{Name: kind, Events: []pipeline.EventRule{{Type: kind, Refs: refs}}, NoSkip: true})
+	}
+	all := []pipeline.Pipeline{
+		on(pipeline.EventPush, "refs/heads/*", "refs/tags/v*"),
+		on(pipeline.EventCreateRef, "refs/*"),
+		on(pipeline.EventDeleteRef, "refs/heads/feature/*", "refs/tags/*"),
+	}
+	defer w.run()()
+	dir := t.TempDir()
+	git := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "git", args...)
+		cmd.Dir = dir
+		cmd.Env = []string{
+			"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=Ann", "GIT_AUTHOR_EMAIL=ann@example.com",
+			"GIT_COMMITTER_NAME=Ann", "GIT_COMMITTER_EMAIL=ann@example.com",
+		}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %v: %v: %s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git("init", "-q", "-b", "main")
+	commit := func(text string) string {
+		t.Helper()
+		w.must(os.WriteFile(filepath.Join(dir, "f"), []byte(text), 0o600))
+		git("add", "-A")
+		git("commit", "-qm", text)
+		return git("rev-parse", "HEAD")
+	}
+	want := make([][]string, len(all))
+	push := func(what string, starts map[string]string) {
+		t.Helper()
+		git(append([]string{"push", "-q", srv.URL + source.URL("acme", "web")}, strings.Fields(what)...)...)
+		for i, p := range all {
+			if x, ok := starts[p.Name]; ok {
+				want[i] = append([]string{x}, want[i]...)
+			}
+		}
+		for i, p := range all {
+			var got []string
+			w.until(p.Name+" after push "+what, func() bool {
+				got = nil
+				for _, x := range w.started(p) {
+					got = append(got, x.Commit.Revision+" "+x.Branch+x.Tag)
+				}
+				return len(got) >= len(want[i])
+			})
+			if !slices.Equal(got, want[i]) {
+				t.Fatalf("%s after push %s: %v, want %v", p.Name, what, got, want[i])
+			}
+		}
+	}
+	one := commit("one")
+	push("main", map[string]string{"PUSH": one + " main", "CREATE_REF": one + " main"})
+	two := commit("two")
+	push("main", map[string]string{"PUSH": two + " main"})
+	push("HEAD:refs/heads/feature/a", map[string]string{"PUSH": two + " feature/a", "CREATE_REF": two + " feature/a"})
+	push(one+":refs/tags/v1", map[string]string{"PUSH": one + " v1", "CREATE_REF": one + " v1"})
+	push(one+":refs/tags/other", map[string]string{"CREATE_REF": one + " other"})
+	push(":refs/heads/feature/a", map[string]string{"DELETE_REF": two + " feature/a"})
+	push("--delete v1", map[string]string{"DELETE_REF": one + " v1"})
+	push(one+":refs/heads/main --force", map[string]string{"PUSH": one + " main"})
 }

@@ -177,7 +177,7 @@ func (h *Handlers) build(ctx context.Context, p project.Project, x pipeline.Exec
 		BuildID: string(x.ID), CreatedAt: api.Time(x.Created), StartedAt: api.Time(x.Started), EndedAt: api.Time(x.Finished),
 		CodeRepoClient: c.Client, CodeRepoPath: c.Path, CodeRepoType: k.RefType, CodeRepoTypeValue: k.Ref, CreatedBy: username, Detail: detail(x),
 		DockerRepoPath: p.Domain + "/" + p.Name, DockerRepoTag: k.Tag, DockerfileLocation: k.Dockerfile, Status: letters[x.Status],
-		AutoCreated: x.Mode == pipeline.ByPush, StepAt: step(x), BuildNode: c.BuildNode, BuildContextPath: k.Context, BuildCacheEnabled: k.Cache,
+		AutoCreated: x.Mode != pipeline.Manual, StepAt: step(x), BuildNode: c.BuildNode, BuildContextPath: k.Context, BuildCacheEnabled: k.Cache,
 		CodeRepoHTTPURL: c.url(""), IsRemovable: !x.Status.Ended(),
 	}
 	f := forges[c.Client]

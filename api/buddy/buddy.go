@@ -7,6 +7,7 @@
 package buddy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -39,7 +40,7 @@ type handlers struct {
 func New(publicURL string, r Rooms) api.Dialect {
 	h := &handlers{r, strings.TrimSuffix(publicURL, "/")}
 	return api.Dialect{
-		Name:     "buddy",
+		Name:     Name,
 		Prefixes: []string{"/workspaces", "/user", "/api", "/apiworkspaces", "/oauth2"},
 		Rewrite:  rewrite,
 		Token:    func(r *http.Request) string { return r.URL.Query().Get("access_token") },
@@ -173,9 +174,10 @@ func joined(l []access.Scope) string {
 
 // fail answers an error: {"errors":[{"message":...}]}, one for each bad field.
 // A name that is taken and a full disk are 400: clients of this API repeat
-// every 5xx five times.
+// every 5xx five times. A key with another start than before is 409.
 func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	switch {
+	case errors.Is(err, pipeline.ErrKeyUsed):
 	case status == http.StatusConflict, status == http.StatusPreconditionFailed, status == http.StatusInsufficientStorage:
 		status = http.StatusBadRequest
 	}

@@ -69,9 +69,16 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 	if x.Tag != "" {
 		tag = object{{"url", of.url("/repository/tags/%s", x.Tag)}, {"html_url", of.page("/tags/%s", x.Tag)}, {"name", x.Tag}}
 	}
+	message, err := h.message(r, at, x)
+	if err != nil {
+		return nil, err
+	}
 	triggered := "CLICK"
-	if x.Mode == pipeline.ByPush {
+	switch x.Mode {
+	case pipeline.ByPush, pipeline.ByHook:
 		triggered = "EVENT"
+	case pipeline.ByClock:
+		triggered = "SCHEDULE"
 	}
 	return object{
 		{"url", at.url("/executions/%d", x.Number)},
@@ -88,6 +95,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		{"clear_cache", x.ClearCache},
 		{"status", x.Status},
 		{"comment", orNull(x.Comment)},
+		{"message", message},
 		{"branch", branch},
 		{"tag", tag},
 		{"pull_request", nil},
@@ -95,6 +103,15 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		{"to_revision", h.fromCommit(at, x.Commit)},
 		{"creator", creator},
 	}, nil
+}
+
+// message is what the execution is called by the template of its pipeline.
+func (h *handlers) message(r *http.Request, at place, x *pipeline.Execution) (any, error) {
+	u, err := h.Access.User(r.Context(), x.By)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return nil, err
+	}
+	return orNull(x.Message(at.workspace, at.project, at.page("/executions/%d", x.Number), u)), nil
 }
 
 func or2[T interface{ IsZero() bool }](a, b T) T {
@@ -226,6 +243,7 @@ func (h *handlers) startExecution(w http.ResponseWriter, r *http.Request, by acc
 	}
 	d := &decoder{}
 	in := readStart(d, b)
+	in.Key = r.Header.Get("Idempotency-Key")
 	ignored(w, others(b, "to_revision from_revision branch tag pull_request comment refresh clear_cache priority variables "+
 		"actions_to_run delay_until environment package_version"))
 	if err := d.inv.Err(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"slipway/project"
 )
@@ -40,11 +41,12 @@ type kept struct {
 	Rest map[string]json.RawMessage `json:"rest,omitempty"`
 }
 
-const attr = "buddy" // the key of this dialect in Attrs
+// Name is the key of this dialect in Attrs.
+const Name = "buddy"
 
 func keptOf(attrs map[string]json.RawMessage) *kept {
 	k := &kept{}
-	_ = json.Unmarshal(attrs[attr], k) // ours; a broken one is as none
+	_ = json.Unmarshal(attrs[Name], k) // ours; a broken one is as none
 	if k.Zero == nil {
 		k.Zero = map[string]json.RawMessage{}
 	}
@@ -60,7 +62,7 @@ func keptOf(attrs map[string]json.RawMessage) *kept {
 func (k *kept) into(attrs map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	attrs = maps.Clone(attrs)
 	if len(k.Zero) == 0 && len(k.Form) == 0 && len(k.Rest) == 0 {
-		delete(attrs, attr)
+		delete(attrs, Name)
 		return attrs, nil
 	}
 	b, err := json.Marshal(k)
@@ -70,7 +72,7 @@ func (k *kept) into(attrs map[string]json.RawMessage) (map[string]json.RawMessag
 	if attrs == nil {
 		attrs = map[string]json.RawMessage{}
 	}
-	attrs[attr] = b
+	attrs[Name] = b
 	return attrs, nil
 }
 
@@ -358,10 +360,27 @@ func restField[T any](name string, check func(*decoder, json.RawMessage), otherw
 	}
 }
 
-func aString(d *decoder, raw json.RawMessage)     { d.str(raw) }
+func aString(d *decoder, raw json.RawMessage)     { d.text(raw) }
 func aBool(d *decoder, raw json.RawMessage)       { d.bool(raw) }
 func aList(d *decoder, raw json.RawMessage)       { d.each(raw, func(json.RawMessage) {}) }
-func someStrings(d *decoder, raw json.RawMessage) { d.strings(raw) }
+func someStrings(d *decoder, raw json.RawMessage) { d.texts(raw) }
+
+// text is a string that is kept, and has its bound here for no rule reads it.
+func (d *decoder) text(raw json.RawMessage) {
+	if utf8.RuneCountInString(d.str(raw)) > maxText {
+		d.bad("maximum", "must have at most %d characters", maxText)
+	}
+}
+
+const maxText = 4096
+
+func (d *decoder) texts(raw json.RawMessage) {
+	d.each(raw, func(e json.RawMessage) {
+		if d.text(e); isNull(e) {
+			d.bad("type", "must be a string")
+		}
+	})
+}
 
 func (f field[T]) as(status, note string) field[T] { f.status, f.note = status, note; return f }
 func (f field[T]) of(kinds string) field[T]        { f.only = kinds; return f }

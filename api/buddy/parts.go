@@ -182,13 +182,13 @@ func (d *decoder) events(raw json.RawMessage) []pipeline.EventRule {
 		d.member(b, "refs", func(raw json.RawMessage) { r.Refs = d.strings(raw) })
 		d.member(b, "events", func(raw json.RawMessage) { r.Events = d.strings(raw) })
 		d.member(b, "branches", func(raw json.RawMessage) { r.Branches = d.strings(raw) })
-		d.member(b, "start_date", func(raw json.RawMessage) { d.str(raw) })
-		d.member(b, "delay", func(raw json.RawMessage) { d.int(raw) })
-		d.member(b, "cron", func(raw json.RawMessage) { d.str(raw) })
-		d.member(b, "timezone", func(raw json.RawMessage) { d.str(raw) })
-		d.member(b, "prefix", func(raw json.RawMessage) { d.str(raw) })
-		d.member(b, "whitelist", func(raw json.RawMessage) { d.strings(raw) })
-		d.member(b, "totp", func(raw json.RawMessage) { d.bool(raw) })
+		d.member(b, "start_date", func(raw json.RawMessage) { r.StartDate = d.str(raw) })
+		d.member(b, "delay", func(raw json.RawMessage) { r.Delay = clampInt(d.int(raw)) })
+		d.member(b, "cron", func(raw json.RawMessage) { r.Cron = d.str(raw) })
+		d.member(b, "timezone", func(raw json.RawMessage) { r.Timezone = d.str(raw) })
+		d.member(b, "totp", func(raw json.RawMessage) { r.TOTP = d.bool(raw) })
+		d.member(b, "prefix", func(raw json.RawMessage) { d.text(raw) })
+		d.member(b, "whitelist", func(raw json.RawMessage) { d.texts(raw) })
 		rest := body{}
 		for _, name := range eventMembers() {
 			if raw, ok := b[name]; ok && !isNull(raw) {
@@ -203,9 +203,7 @@ func (d *decoder) events(raw json.RawMessage) []pipeline.EventRule {
 	return l
 }
 
-func eventMembers() []string {
-	return []string{"start_date", "delay", "cron", "timezone", "prefix", "whitelist", "totp"}
-}
+func eventMembers() []string { return []string{"prefix", "whitelist"} }
 
 func fromEvents(es []pipeline.EventRule) []object {
 	l := []object{}
@@ -216,6 +214,19 @@ func fromEvents(es []pipeline.EventRule) []object {
 		}
 		if len(e.Branches) > 0 || e.Type == pipeline.EventPullRequest {
 			o = o.with("branches", list(e.Branches))
+		}
+		// What was not given is not answered: clients take a zone that is filled in
+		// for a change.
+		for _, m := range []struct{ name, value string }{{"cron", e.Cron}, {"timezone", e.Timezone}, {"start_date", e.StartDate}} {
+			if m.value != "" {
+				o = o.with(m.name, m.value)
+			}
+		}
+		if e.Delay != 0 {
+			o = o.with("delay", e.Delay)
+		}
+		if e.Type == pipeline.EventWebhook {
+			o = o.with("totp", e.TOTP)
 		}
 		var rest body
 		_ = json.Unmarshal(e.Rest, &rest)

@@ -40,7 +40,7 @@ func startFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return list(p.Refs) },
 		},
 		{
-			name: "events", status: partly, note: "PUSH and CREATE_REF start runs; DELETE_REF, SCHEDULE, PULL_REQUEST, WEBHOOK and EMAIL are stored, and each run's log says so",
+			name: "events", status: partly, note: "PULL_REQUEST and EMAIL are stored, and each run's log says so; totp true is refused",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Events = d.events(raw) },
 			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) },
 		},
@@ -61,7 +61,7 @@ func startFields() []field[pipe] {
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.CloneDepth = clampInt(d.int(raw)) },
 			out: func(p *pipe, _ *kept) any { return p.CloneDepth },
 		},
-		boolField("fetch_all_refs", func(p *pipe) *bool { return &p.FetchAllRefs }).as(noEffect, "only the run's own revision is fetched; the log says so"),
+		boolField("fetch_all_refs", func(p *pipe) *bool { return &p.FetchAllRefs }).as(obeyed, "clone_depth has no effect with it"),
 	}
 }
 
@@ -139,18 +139,13 @@ func stateFields() []field[pipe] {
 		unlessNull("manage_variables_by_yaml", func(p *pipe) *bool { return &p.VariablesByYAML }),
 		unlessNull("manage_permissions_by_yaml", func(p *pipe) *bool { return &p.PermissionsByYAML }),
 		{
-			name: "pause_on_repeated_failures", status: noEffect, note: "belongs to SCHEDULE events",
+			name: "pause_on_repeated_failures", status: obeyed, note: "after so many failures in a row paused becomes true; 0 is never; without it 100 with a SCHEDULE event",
 			in: func(d *decoder, raw json.RawMessage, p *pipe) {
 				p.PauseAfterFailures, p.PauseAfterGiven = clampInt(d.int(raw)), !isNull(raw)
 			},
-			out: func(p *pipe, _ *kept) any {
-				if !p.PauseAfterGiven && p.Trigger() == "SCHEDULE" {
-					return 100
-				}
-				return p.PauseAfterFailures
-			},
+			out: func(p *pipe, _ *kept) any { return p.PauseAfter() },
 		},
-		restField[pipe]("paused", aBool, false),
+		boolField("paused", func(p *pipe) *bool { return &p.Paused }).as(obeyed, "SCHEDULE events start nothing"),
 		boolField("disabled", func(p *pipe) *bool { return &p.Disabled }).as(obeyed, "it does not start"),
 		strField("disabled_reason", func(p *pipe) *string { return &p.Reason }),
 		{
@@ -165,9 +160,10 @@ func stateFields() []field[pipe] {
 		},
 		restField[pipe]("do_not_create_commit_status", aBool, false),
 		restField[pipe]("ignore_fail_on_project_status", aBool, false),
-		restField[pipe]("target_site_url", aString, nil),
-		strField("execution_message_template", func(p *pipe) *string { return &p.MessageTemplate }).as(noEffect, "stored only"),
-		restField[pipe]("tags", someStrings, []string{}),
+		restField[pipe]("target_site_url", aString, nil).as(noEffect, "for people; given back"),
+		strField("execution_message_template", func(p *pipe) *string { return &p.MessageTemplate }).
+			as(obeyed, "with the default variables in it, it is the message of an execution"),
+		restField[pipe]("tags", someStrings, []string{}).as(noEffect, "for people; given back"),
 		restField[pipe]("folder", aString, nil),
 	}
 }

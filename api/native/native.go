@@ -44,6 +44,7 @@ type Handlers struct {
 	Images    *image.Images
 	Events    *event.Outbox
 	Pipelines *pipeline.Pipelines
+	Code      Code
 	Check     func(context.Context) error
 	// Going is closed when the server is to end: who waits for events waits no
 	// longer.
@@ -53,16 +54,22 @@ type Handlers struct {
 // Dialect is the dialect as a value.
 func (h *Handlers) Dialect() api.Dialect {
 	return api.Dialect{
-		Name: "native", Prefixes: []string{Prefix}, Fail: fail,
+		Name: "native", Prefixes: []string{Prefix, hooksPrefix}, Fail: fail, Secret: hooksPrefix + "/",
 		Table: map[string]api.Handler{
-			"GET " + Prefix + "/server":                h.server,
-			"POST " + Prefix + "/images:load":          h.loadImages,
-			"GET " + Prefix + "/events":                h.tailEvents,
-			"GET " + Prefix + "/logs/actions/{action}": h.actionLog,
-			"POST " + Prefix + "/server:check":         h.check,
+			"GET " + projectPath + "/hooks":                     h.listHooks,
+			"POST " + hooksPrefix + "/{code}":                   h.startByHook,
+			"GET " + projectPath + "/pipelines:export":          h.exportAll,
+			"POST " + projectPath + "/pipelines:import":         h.importAll,
+			"GET " + projectPath + "/pipelines/{pipeline}/yaml": h.exportOne,
+			"GET " + Prefix + "/server":                         h.server,
+			"POST " + Prefix + "/images:load":                   h.loadImages,
+			"GET " + Prefix + "/events":                         h.tailEvents,
+			"GET " + Prefix + "/logs/actions/{action}":          h.actionLog,
+			"POST " + Prefix + "/server:check":                  h.check,
 
 			"POST " + Prefix + "/workspaces/{workspace}/members/{member}/tokens": h.memberToken,
 		},
+		Open:   map[string]bool{"POST " + hooksPrefix + "/{code}": true},
 		Stream: map[string]bool{"POST " + Prefix + "/images:load": true, "GET " + Prefix + "/events": true},
 	}
 }
