@@ -11,73 +11,78 @@ type Scope string
 
 // Scopes.
 const (
-	Workspace        Scope = "WORKSPACE"         // read workspaces; make and change projects, members, groups and permission sets
-	WorkspacesManage Scope = "WORKSPACES_MANAGE" // make and change workspaces; includes read
-	ProjectRead      Scope = "PROJECT_READ"      // read projects and who is in them
-	ProjectWrite     Scope = "PROJECT_WRITE"     // make and change them; includes read
-	ProjectManage    Scope = "PROJECT_MANAGE"    // ours; includes Workspace
-	ProjectDelete    Scope = "PROJECT_DELETE"
-	RepositoryRead   Scope = "REPOSITORY_READ"
-	RepositoryWrite  Scope = "REPOSITORY_WRITE" // includes read
-	ExecutionInfo    Scope = "EXECUTION_INFO"
-	ExecutionRun     Scope = "EXECUTION_RUN"    // includes info
-	ExecutionManage  Scope = "EXECUTION_MANAGE" // includes run
-	StackRead        Scope = "STACK_READ"       // ours: stacks, services, volumes, ingresses, logs
-	StackWrite       Scope = "STACK_WRITE"      // ours; includes read
-	ImageRead        Scope = "IMAGE_READ"       // ours: pull
-	ImageWrite       Scope = "IMAGE_WRITE"      // ours: push, load, delete; includes read
-	VariableInfo     Scope = "VARIABLE_INFO"
-	VariableAdd      Scope = "VARIABLE_ADD"    // includes info
-	VariableManage   Scope = "VARIABLE_MANAGE" // includes add
-	TokenInfo        Scope = "TOKEN_INFO"
-	TokenManage      Scope = "TOKEN_MANAGE" // includes info
-	UserInfo         Scope = "USER_INFO"
-	UserKey          Scope = "USER_KEY"
-	UserEmail        Scope = "USER_EMAIL"
-	MemberRead       Scope = "MEMBER_READ"
-	MemberManage     Scope = "MEMBER_MANAGE" // includes read
-	GroupRead        Scope = "GROUP_READ"
-	GroupManage      Scope = "GROUP_MANAGE" // includes read
-	PermissionRead   Scope = "PERMISSION_READ"
-	PermissionManage Scope = "PERMISSION_MANAGE" // includes read
+	Workspace         Scope = "WORKSPACE"         // read workspaces; make and change projects, members, groups and permission sets
+	WorkspacesManage  Scope = "WORKSPACES_MANAGE" // make and change workspaces; includes read
+	ProjectRead       Scope = "PROJECT_READ"      // read projects and who is in them
+	ProjectWrite      Scope = "PROJECT_WRITE"     // make and change them; includes read
+	ProjectManage     Scope = "PROJECT_MANAGE"    // ours; includes Workspace
+	ProjectDelete     Scope = "PROJECT_DELETE"
+	RepositoryRead    Scope = "REPOSITORY_READ"
+	RepositoryWrite   Scope = "REPOSITORY_WRITE" // includes read
+	ExecutionInfo     Scope = "EXECUTION_INFO"
+	ExecutionRun      Scope = "EXECUTION_RUN"    // includes info
+	ExecutionManage   Scope = "EXECUTION_MANAGE" // includes run
+	StackRead         Scope = "STACK_READ"       // ours: stacks, services, volumes, ingresses, logs
+	StackWrite        Scope = "STACK_WRITE"      // ours; includes read
+	ImageRead         Scope = "IMAGE_READ"       // ours: pull
+	ImageWrite        Scope = "IMAGE_WRITE"      // ours: push, load, delete; includes read
+	VariableInfo      Scope = "VARIABLE_INFO"
+	VariableAdd       Scope = "VARIABLE_ADD"    // includes info
+	VariableManage    Scope = "VARIABLE_MANAGE" // includes add
+	IntegrationInfo   Scope = "INTEGRATION_INFO"
+	IntegrationAdd    Scope = "INTEGRATION_ADD"    // includes info
+	IntegrationManage Scope = "INTEGRATION_MANAGE" // includes add
+	TokenInfo         Scope = "TOKEN_INFO"
+	TokenManage       Scope = "TOKEN_MANAGE" // includes info
+	UserInfo          Scope = "USER_INFO"
+	UserKey           Scope = "USER_KEY"
+	UserEmail         Scope = "USER_EMAIL"
+	MemberRead        Scope = "MEMBER_READ"
+	MemberManage      Scope = "MEMBER_MANAGE" // includes read
+	GroupRead         Scope = "GROUP_READ"
+	GroupManage       Scope = "GROUP_MANAGE" // includes read
+	PermissionRead    Scope = "PERMISSION_READ"
+	PermissionManage  Scope = "PERMISSION_MANAGE" // includes read
 )
 
 // scopes says what each known scope carries directly beside itself. Those with
 // nothing and without a constant are words of Buddy's for things that other
 // issues bring, or never: a token keeps them and gives them back.
 var scopes = map[Scope][]Scope{
-	Workspace:        {ProjectWrite, MemberManage, GroupManage, PermissionManage},
-	WorkspacesManage: {Workspace},
-	ProjectRead:      nil,
-	ProjectWrite:     {ProjectRead},
-	ProjectManage:    {Workspace},
-	ProjectDelete:    nil,
-	RepositoryRead:   nil,
-	RepositoryWrite:  {RepositoryRead},
-	ExecutionInfo:    nil,
-	ExecutionRun:     {ExecutionInfo},
-	ExecutionManage:  {ExecutionRun},
-	StackRead:        nil,
-	StackWrite:       {StackRead},
-	ImageRead:        nil,
-	ImageWrite:       {ImageRead},
-	VariableInfo:     nil,
-	VariableAdd:      {VariableInfo},
-	VariableManage:   {VariableAdd},
-	TokenInfo:        nil,
-	TokenManage:      {TokenInfo},
-	UserInfo:         nil,
-	UserKey:          nil,
-	UserEmail:        nil,
-	MemberRead:       nil,
-	MemberManage:     {MemberRead},
-	GroupRead:        nil,
-	GroupManage:      {GroupRead},
-	PermissionRead:   nil,
-	PermissionManage: {PermissionRead},
+	Workspace:         {ProjectWrite, MemberManage, GroupManage, PermissionManage},
+	WorkspacesManage:  {Workspace},
+	ProjectRead:       nil,
+	ProjectWrite:      {ProjectRead},
+	ProjectManage:     {Workspace},
+	ProjectDelete:     nil,
+	RepositoryRead:    nil,
+	RepositoryWrite:   {RepositoryRead},
+	ExecutionInfo:     nil,
+	ExecutionRun:      {ExecutionInfo},
+	ExecutionManage:   {ExecutionRun},
+	StackRead:         nil,
+	StackWrite:        {StackRead},
+	ImageRead:         nil,
+	ImageWrite:        {ImageRead},
+	VariableInfo:      nil,
+	VariableAdd:       {VariableInfo},
+	VariableManage:    {VariableAdd},
+	IntegrationInfo:   nil,
+	IntegrationAdd:    {IntegrationInfo},
+	IntegrationManage: {IntegrationAdd},
+	TokenInfo:         nil,
+	TokenManage:       {TokenInfo},
+	UserInfo:          nil,
+	UserKey:           nil,
+	UserEmail:         nil,
+	MemberRead:        nil,
+	MemberManage:      {MemberRead},
+	GroupRead:         nil,
+	GroupManage:       {GroupRead},
+	PermissionRead:    nil,
+	PermissionManage:  {PermissionRead},
 
 	"MEMBER_EMAIL": nil, "MANAGE_EMAILS": nil,
-	"INTEGRATION_INFO": nil, "INTEGRATION_ADD": {"INTEGRATION_INFO"}, "INTEGRATION_MANAGE": {"INTEGRATION_ADD"},
 	"WEBHOOK_INFO": nil, "WEBHOOK_ADD": {"WEBHOOK_INFO"}, "WEBHOOK_MANAGE": {"WEBHOOK_ADD"},
 	"ENVIRONMENT_INFO": nil, "ENVIRONMENT_ADD": {"ENVIRONMENT_INFO"}, "ENVIRONMENT_MANAGE": {"ENVIRONMENT_ADD"},
 	"TARGET_INFO": nil, "TARGET_ADD": {"TARGET_INFO"}, "TARGET_MANAGE": {"TARGET_ADD"},
@@ -94,8 +99,8 @@ var alike = map[Scope]Scope{
 	"EXECUTION_READ":    ExecutionInfo,
 	"VARIABLE_READ":     VariableInfo,
 	"VARIABLE_WRITE":    VariableAdd,
-	"INTEGRATION_READ":  "INTEGRATION_INFO",
-	"INTEGRATION_WRITE": "INTEGRATION_ADD",
+	"INTEGRATION_READ":  IntegrationInfo,
+	"INTEGRATION_WRITE": IntegrationAdd,
 	"WEBHOOK_READ":      "WEBHOOK_INFO",
 	"WEBHOOK_WRITE":     "WEBHOOK_ADD",
 	"TOKEN_READ":        TokenInfo,

@@ -161,12 +161,18 @@ type Build struct {
 	Archive    bool // build from an archive of the commit, without .git and the pipeline's other files
 	NoCache    bool
 
+	// Image is what is taken instead of running a Dockerfile, with Location
+	// LocationPublic and LocationPrivate, without a tag that of Tag.
+	Image string
+
 	Repository string // "" is the project's name
 	Tag        string // comma list; "" is latest
 	Versions   []string
 	Package    string
 	Registry   Registry
 
+	// With Location or From the image is taken from there and no Dockerfile is
+	// run.
 	Location   string
 	From       ImageFrom
 	TargetPath string // no effect
@@ -290,7 +296,7 @@ func (b Build) validate(inv *project.Invalid) {
 		inv.Add("dockerfile_path", "required", "is required")
 	}
 	inv.NoNUL("dockerfile_path", b.Dockerfile, "context_path", b.Context, "target_stage", b.Target, "target_platform", b.Platforms,
-		"docker_image_tag", b.Tag, "repository", b.Repository, "package", b.Package, "target_path", b.TargetPath)
+		"docker_image_name", b.Image, "docker_image_tag", b.Tag, "repository", b.Repository, "package", b.Package, "target_path", b.TargetPath)
 	for i, v := range b.Versions {
 		inv.NoNUL("versions."+strconv.Itoa(i), v)
 	}

@@ -16,13 +16,16 @@ import (
 // CreateAction adds an action behind the one that after names: nil is the end,
 // 0 the beginning.
 func (p *Pipelines) CreateAction(ctx context.Context, by access.Actor, id ID, a Action, after *ActionID) (Action, error) {
-	if _, err := p.get(ctx, by, id, access.ExecutionManage); err != nil {
+	pl, err := p.get(ctx, by, id, access.ExecutionManage)
+	if err != nil {
 		return Action{}, err
 	}
 	var made Action
-	err := p.db.Write(ctx, func(tx *db.Tx) (err error) {
-		made, err = p.createActionIn(tx, id, a, after)
-		return err
+	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if made, err = p.createActionIn(tx, id, a, after); err != nil {
+			return err
+		}
+		return p.mayName(tx, by, pl.Workspace, Registry{}, *made.registry())
 	})
 	if err != nil {
 		return Action{}, fmt.Errorf("create action %q: %w", a.Name, err)
@@ -58,6 +61,15 @@ func (p *Pipelines) createActionIn(tx *db.Tx, id ID, a Action, after *ActionID) 
 		return Action{}, err
 	}
 	return a, place(tx, id, a.ID, after)
+}
+
+// mayName tells whether the actor may have an action name its integration: one
+// that it did not name before must not be denied to the actor.
+func (p *Pipelines) mayName(tx *db.Tx, by access.Actor, workspace string, old, now Registry) error {
+	if now.Integration == nil || old.Integration != nil && *old.Integration == *now.Integration {
+		return nil
+	}
+	return p.secrets.MayUseIntegration(tx, by, workspace, now.Integration.name())
 }
 
 // Actions lists the actions of a pipeline that the actor sees, in the order in
@@ -97,12 +109,18 @@ func (p *Pipelines) UpdateAction(ctx context.Context, by access.Actor, id ID, ac
 		return Action{}, err
 	}
 	var n Action
-	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
+	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		if err := mayChange(tx, by, pl, action); err != nil {
 			return err
 		}
-		n, err = p.updateActionIn(tx, id, action, change, after)
-		return err
+		old, err := loadAction(tx, id, action)
+		if err != nil {
+			return err
+		}
+		if n, err = p.updateActionIn(tx, id, action, change, after); err != nil {
+			return err
+		}
+		return p.mayName(tx, by, pl.Workspace, *old.registry(), *n.registry())
 	})
 	if err != nil {
 		return Action{}, fmt.Errorf("update action %d: %w", action, err)

@@ -17,6 +17,7 @@ import (
 	"slipway/image"
 	"slipway/logs"
 	"slipway/project"
+	"slipway/registry"
 	"slipway/secret"
 	"slipway/source"
 )
@@ -27,6 +28,8 @@ type Config struct {
 	PublicURL string // for links in variables; without a slash at its end
 	// Room refuses new work when the disk is nearly full; nil never does.
 	Room func() error
+	// Registries turns integrations into logins; nil asks the vendors themselves.
+	Registries *registry.Exchange
 	// LogMax bounds the log of one action, in bytes before compression. 0 is
 	// 256 MiB.
 	LogMax int64
@@ -48,6 +51,9 @@ type Pipelines struct {
 func New(cfg Config, d *db.DB, a *access.Access, p *project.Projects, s *secret.Secrets, src *source.Sources, img *image.Images, l *logs.Logs) *Pipelines {
 	if cfg.LogMax <= 0 {
 		cfg.LogMax = 256 << 20
+	}
+	if cfg.Registries == nil {
+		cfg.Registries = registry.New(registry.Config{})
 	}
 	return &Pipelines{cfg, d, a, p, s, src, img, l}
 }

@@ -27,6 +27,7 @@ type Engine interface {
 	engine.Runner
 	Volumes() engine.Volumes
 	Images() engine.Images
+	Blobs() engine.Blobs
 }
 
 // Runner carries out executions.

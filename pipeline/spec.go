@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"slipway/engine"
+	"slipway/registry"
 )
 
 // grace is between the stop signal and SIGKILL.
@@ -166,36 +167,32 @@ func (r Registry) host(v *values) (host, below string, plain bool) {
 
 // login gives the login of the action itself.
 func (r Registry) login(v *values) []engine.Login {
-	if r.Kind == RegistryNone {
+	kind := r.Effective()
+	if !kind.outside() {
 		return nil
 	}
 	host, _, plain := r.host(v)
-	switch r.Effective() {
-	case DockerHub:
-		host = "docker.io"
-	case OtherRegistry:
-		if host == "" {
-			host = "docker.io"
-		}
-	default:
+	plain = plain && kind == OtherRegistry
+	insecure := r.Insecure && kind == OtherRegistry
+	if kind == DockerHub || host == "" {
+		host = kind.vendor()
+	}
+	if host == "" || r.Username == "" && !insecure && !plain {
 		return nil
 	}
-	if r.Username == "" && !r.Insecure && !plain {
-		return nil
-	}
-	return []engine.Login{{Host: host, Username: v.expand(r.Username), Password: v.expand(r.Password), Insecure: r.Insecure || plain}}
+	return []engine.Login{{Host: host, Username: v.expand(r.Username), Password: v.expand(r.Password), Insecure: insecure || plain}}
 }
 
 // name puts the registry's host before a name that does not have it yet.
 func (r Registry) name(n string, v *values) string {
-	if r.Effective() != OtherRegistry {
+	if kind := r.Effective(); !kind.outside() || kind == DockerHub {
 		return n
 	}
 	host, below, _ := r.host(v)
 	if below != "" {
 		host += "/" + below
 	}
-	if host == "" || n == host || strings.HasPrefix(n, host+"/") {
+	if host == "" || host == registry.DockerHub || n == host || strings.HasPrefix(n, host+"/") {
 		return n
 	}
 	return host + "/" + strings.TrimPrefix(n, "/")
@@ -238,8 +235,10 @@ type target struct {
 func (b Build) target(domain, project string, v *values, isOwn func(ref string) (string, bool)) (target, error) {
 	var t target
 	tags := commaList(v.expand(b.Tag))
-	for _, w := range b.Versions {
-		tags = append(tags, commaList(v.expand(w))...)
+	if b.Location != LocationPackage { // there they say which image is taken
+		for _, w := range b.Versions {
+			tags = append(tags, commaList(v.expand(w))...)
+		}
 	}
 	if len(tags) == 0 {
 		tags = []string{"latest"}
@@ -249,16 +248,16 @@ func (b Build) target(domain, project string, v *values, isOwn func(ref string) 
 	kind, repository := b.Registry.Effective(), strings.Trim(strings.TrimSpace(v.expand(b.Repository)), "/")
 	name := ""
 	switch {
-	case kind == PackageRegistry || kind == ArtifactRegistry:
+	case kind == PackageRegistry || kind == ArtifactRegistry || kind == RegistryNone && b.packaged():
 		name = v.expand(b.Package)
 		if name == "" {
 			name = repository
 		}
-	case repository == "" && kind != RegistryNone:
+	case repository == "" && kind.outside():
 		t.Notes = append(t.Notes, "no repository is given: the image stays in the own registry")
 	case kind == DockerHub:
 		repository = "docker.io/" + strings.TrimPrefix(repository, "docker.io/")
-	case kind == OtherRegistry:
+	case kind.outside():
 		repository = b.Registry.name(repository, v)
 	}
 	if own, ok := isOwn(strings.ToLower(repository)); ok {
@@ -276,7 +275,7 @@ func (b Build) target(domain, project string, v *values, isOwn func(ref string) 
 		if b.Registry.Username != "" {
 			t.Notes = append(t.Notes, loginUnused)
 		}
-	} else if kind == DockerHub || kind == OtherRegistry {
+	} else if kind.outside() {
 		if repository != "" {
 			for _, tag := range tags {
 				t.Push = append(t.Push, strings.ToLower(repository)+":"+tag)
@@ -297,6 +296,12 @@ func (b Build) target(domain, project string, v *values, isOwn func(ref string) 
 		t.Own = append(t.Own, domain+"/"+name+":"+tag)
 	}
 	return t, nil
+}
+
+// packaged tells whether the result is called as a package, whatever the
+// registry: the package is not what the image is taken from.
+func (b Build) packaged() bool {
+	return b.Package != "" && b.Registry.Kind == "" && b.Location != LocationPackage
 }
 
 func commaList(s string) []string {

@@ -1,6 +1,10 @@
 package pipeline
 
-import "strconv"
+import (
+	"strconv"
+
+	"slipway/registry"
+)
 
 // unsupported lists the fields of an action, in wire words, that are stored but
 // not obeyed by this version. Such an action fails at its start, naming them:
@@ -17,19 +21,6 @@ func unsupported(a Action) []string {
 	add(a.RunNext != "" && a.RunNext != WaitOnSuccess, "run_next "+string(a.RunNext))
 	add(len(a.Loop) > 0, "loop")
 	l = append(l, unsupportedVariables(a.Variables)...)
-	if r := a.registry(); r.Effective() != RegistryNone || r.Integration != nil {
-		add(r.Integration != nil, "integration")
-		switch k := r.Effective(); k {
-		case RegistryNone, DockerHub, OtherRegistry, PackageRegistry, ArtifactRegistry:
-		default:
-			add(true, "docker_registry "+string(k))
-		}
-	}
-	if b := a.Build; b != nil {
-		add(b.From.Use, "use_image_from_action")
-		add(b.Location == LocationAction && !b.From.Use, "image_location ACTION")
-		add(b.Location == LocationPublic || b.Location == LocationPrivate, "image_location "+b.Location)
-	}
 	return l
 }
 
@@ -97,13 +88,17 @@ func unsupportedPipeline(p Pipeline) []string {
 func notes(p Pipeline, a Action) []string {
 	var l []string
 	r := a.registry()
-	if r.Region != "" && r.Effective() != AmazonECR {
+	derived := r.Kind == "" && r.Integration != nil // what it is is seen when the integration is
+	if r.Integration != nil && !derived && len(registry.Types(string(r.Kind))) == 0 {
+		l = append(l, "integration has no effect with docker_registry "+string(r.Kind))
+	}
+	if r.Region != "" && r.Effective() != AmazonECR && !derived {
 		l = append(l, "region has no effect without docker_registry AMAZON_ECR")
 	}
 	if r.Insecure && r.Effective() != OtherRegistry {
 		l = append(l, "insecure_registry has no effect without a registry of one's own (docker_registry OTHER)")
 	}
-	if r.Effective() == RegistryNone && (r.URL != "" || r.Username != "") {
+	if r.Effective() == RegistryNone && !derived && (r.URL != "" || r.Username != "") {
 		l = append(l, "registry, login and password have no effect with docker_registry NONE")
 	}
 	switch {
@@ -118,8 +113,11 @@ func notes(p Pipeline, a Action) []string {
 		if b.TargetPath != "" {
 			l = append(l, "target_path has no effect")
 		}
-		if b.Package != "" && r.Effective() != PackageRegistry && r.Effective() != ArtifactRegistry && b.Location != LocationPackage {
-			l = append(l, "package has no effect without docker_registry PACKAGE_REGISTRY")
+		if b.Package != "" && r.Kind != PackageRegistry && r.Kind != ArtifactRegistry && b.Location != LocationPackage && (!b.packaged() || r.Effective() != RegistryNone) {
+			l = append(l, "package has no effect with a registry that is not PACKAGE_REGISTRY")
+		}
+		if b.copies() && (b.Dockerfile != "" || b.Context != "" || b.Target != "" || len(b.Args) > 0 || len(b.Secrets) > 0) {
+			l = append(l, "no Dockerfile is run, because the image is taken from elsewhere (image_location, use_image_from_action): what is for one has no effect")
 		}
 	case a.Run != nil && a.Run.NoMount:
 		if len(a.Run.Mounts) > 0 {

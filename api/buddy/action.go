@@ -118,7 +118,8 @@ func commonFields() []field[action] {
 func ownFields() []field[action] {
 	const builds, multi, runs = "DM", "M", "R"
 	return []field[action]{
-		strField("docker_image_name", func(a *action) *string { return &a.Run.Image }).of(runs),
+		strField("docker_image_name", both(func(a *action) *string { return &a.Run.Image }, func(a *action) *string { return &a.Build.Image })).of("RM").
+			as(obeyed, "of "+typeMulti+": the image that is taken with image_location PUBLIC_REGISTRY or PRIVATE_REGISTRY"),
 		strField("docker_image_tag", both(func(a *action) *string { return &a.Run.Tag }, func(a *action) *string { return &a.Build.Tag })).
 			as(obeyed, "several tags of a build are parted by commas"),
 		{
@@ -152,18 +153,18 @@ func ownFields() []field[action] {
 
 		wordField("docker_registry", "", func(a *action) string { return string(registry(a).Kind) },
 			func(a *action, s string) { registry(a).Kind = pipeline.RegistryKind(s) }).
-			as(partly, "NONE, DOCKER_HUB, OTHER, PACKAGE_REGISTRY and ARTIFACT_REGISTRY are obeyed"),
+			as(obeyed, "derived from the integration, registry and login when it is not given"),
 		strField("registry", func(a *action) *string { return &registry(a).URL }).
 			as(obeyed, "who may set a variable that is in it says where login and password go"),
 		strField("login", func(a *action) *string { return &registry(a).Username }),
 		strField("password", func(a *action) *string { return &registry(a).Password }).
 			as(obeyed, "answered as !encrypted, which means unchanged when it is sent back; needed anew when another registry, docker_registry or insecure_registry is chosen"),
 		boolField("insecure_registry", func(a *action) *bool { return &registry(a).Insecure }),
-		strField("region", func(a *action) *string { return &registry(a).Region }).as(noEffect, "belongs to AMAZON_ECR"),
+		strField("region", func(a *action) *string { return &registry(a).Region }).as(obeyed, "of AMAZON_ECR"),
 		integration(),
 		strField("image_location", both(func(a *action) *string { return &a.Run.Location }, func(a *action) *string { return &a.Build.Location })).
-			as(partly, "obeyed by "+typeRun+", and PACKAGE_REGISTRY by builds"),
-		boolField("use_image_from_action", func(a *action) *bool { return &imageFrom(a).Use }).as(partly, "obeyed by "+typeRun),
+			as(obeyed, "a build with it runs no Dockerfile: it takes the image from there"),
+		boolField("use_image_from_action", func(a *action) *bool { return &imageFrom(a).Use }).as(obeyed, "as image_location ACTION"),
 		intField("docker_build_action_id", func(a *action) int64 { return int64(imageFrom(a).ID) },
 			func(a *action, n int64) { imageFrom(a).ID = pipeline.ActionID(n) }),
 		strField("docker_build_action_name", func(a *action) *string { return &imageFrom(a).Name }),
@@ -239,7 +240,7 @@ func buildSecrets() field[action] {
 // integration is named by hash_id, identifier or, older, id.
 func integration() field[action] {
 	return field[action]{
-		name: "integration", status: failing, note: "this version keeps no integrations",
+		name: "integration", status: obeyed, note: "by hash_id or identifier; one that is not there, or that the pipeline may not use, fails the action when it is run",
 		in: func(d *decoder, raw json.RawMessage, a *action) {
 			r := registry(a)
 			r.Integration = nil

@@ -20,6 +20,7 @@ import (
 	"slipway/api"
 	"slipway/pipeline"
 	"slipway/project"
+	"slipway/secret"
 	"slipway/source"
 )
 
@@ -27,6 +28,7 @@ import (
 type Rooms struct {
 	Access    *access.Access
 	Projects  *project.Projects
+	Secrets   *secret.Secrets
 	Sources   *source.Sources
 	Pipelines *pipeline.Pipelines
 }
@@ -68,20 +70,27 @@ func (h *handlers) table() map[string]api.Handler {
 	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}",
 		"/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
 	return map[string]api.Handler{
-		"GET /user":                 h.getUser,
-		"PATCH /user":               h.renameUser,
-		"GET /user/keys":            h.listKeys,
-		"GET /user/emails":          h.listEmails,
-		"GET /user/tokens":          h.listTokens,
-		"POST /user/tokens":         h.createToken,
-		"GET /user/tokens/{id}":     h.getToken,
-		"DELETE /user/tokens/{id}":  h.deleteToken,
-		"GET /user/token":           h.getOwnToken,
-		"GET /workspaces":           h.listWorkspaces,
-		"POST /workspaces":          h.createWorkspace,
-		"GET " + w:                  h.getWorkspace,
-		"PATCH " + w:                h.renameWorkspace,
-		"DELETE " + w:               h.deleteWorkspace,
+		"GET /user":                h.getUser,
+		"PATCH /user":              h.renameUser,
+		"GET /user/keys":           h.listKeys,
+		"GET /user/emails":         h.listEmails,
+		"GET /user/tokens":         h.listTokens,
+		"POST /user/tokens":        h.createToken,
+		"GET /user/tokens/{id}":    h.getToken,
+		"DELETE /user/tokens/{id}": h.deleteToken,
+		"GET /user/token":          h.getOwnToken,
+		"GET /workspaces":          h.listWorkspaces,
+		"POST /workspaces":         h.createWorkspace,
+		"GET " + w:                 h.getWorkspace,
+		"PATCH " + w:               h.renameWorkspace,
+		"DELETE " + w:              h.deleteWorkspace,
+
+		"GET " + w + "/integrations":                  h.listIntegrations,
+		"POST " + w + "/integrations":                 h.createIntegration,
+		"GET " + w + "/integrations/{integration}":    h.getIntegration,
+		"PATCH " + w + "/integrations/{integration}":  h.updateIntegration,
+		"DELETE " + w + "/integrations/{integration}": h.deleteIntegration,
+
 		"GET " + w + "/projects":    h.listProjects,
 		"POST " + w + "/projects":   h.createProject,
 		"GET " + p:                  h.getProject,

@@ -53,7 +53,7 @@ func newWorldWith(t testing.TB, cfg source.Config) *world {
 	r := apitest.NewRooms(t, "admin", "acme", cfg)
 	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}}
 	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
-	w.rooms = Rooms{r.Access, r.Projects, r.Sources, r.Pipelines(site)}
+	w.rooms = Rooms{r.Access, r.Projects, r.Secrets, r.Sources, r.Pipelines(site)}
 	s := api.NewServer(r.Access, api.Options{})
 	s.Mount(New(site+"/", w.rooms))
 	w.h = s

@@ -1,0 +1,248 @@
+package registry
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+)
+
+// amazon speaks for ECR and STS. It lets in who signs with a key that it knows,
+// for a region and the right service.
+type amazon struct {
+	*httptest.Server
+	mu     sync.Mutex
+	keys   map[string]aws.Credentials
+	asked  []string // "service who"
+	busy   int      // so many answers are to come later
+	lasts  time.Duration
+	tokens int
+}
+
+func newAmazon(t *testing.T) *amazon {
+	t.Helper()
+	a := &amazon{keys: map[string]aws.Credentials{"AKIDBASE": {AccessKeyID: "AKIDBASE", SecretAccessKey: "base-secret"}}, lasts: 12 * time.Hour}
+	a.Server = httptest.NewServer(a)
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *amazon) times() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.asked)
+}
+
+// ServeHTTP implements http.Handler.
+func (a *amazon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	service := "ecr"
+	if r.Header.Get("X-Amz-Target") == "" {
+		service = "sts"
+	}
+	who, err := a.signed(r, body, service)
+	a.asked = append(a.asked, service+" "+who)
+	refuse := func(status int, code, message string) {
+		w.Header().Set("X-Amzn-ErrorType", code)
+		if service == "sts" {
+			w.WriteHeader(status)
+			fmt.Fprintf(w, `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error></ErrorResponse>`, code, message)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"__type":%q,"message":%q}`, code, message)
+	}
+	switch {
+	case a.busy > 0:
+		a.busy--
+		refuse(http.StatusBadRequest, "ThrottlingException", "Rate exceeded")
+	case err != nil:
+		refuse(http.StatusForbidden, "SignatureDoesNotMatch", err.Error())
+	case service == "sts":
+		a.role(w, string(body), refuse)
+	default:
+		a.tokens++
+		token := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "AWS:token-%d-%s", a.tokens, who))
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		fmt.Fprintf(w, `{"authorizationData":[{"authorizationToken":%q,"expiresAt":%d,"proxyEndpoint":"https://123456789012.dkr.ecr.eu-west-1.amazonaws.com"}]}`,
+			token, time.Now().Add(a.lasts).Unix())
+	}
+}
+
+// signed tells who signed a request, by signing it again.
+func (a *amazon) signed(r *http.Request, body []byte, service string) (who string, err error) {
+	var key, region, what, headers string
+	for _, part := range strings.Split(strings.TrimPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 "), ", ") {
+		if v, ok := strings.CutPrefix(part, "Credential="); ok {
+			if f := strings.Split(v, "/"); len(f) == 5 {
+				key, region, what = f[0], f[2], f[3]
+			}
+		}
+		if v, ok := strings.CutPrefix(part, "SignedHeaders="); ok {
+			headers = v
+		}
+	}
+	keys, ok := a.keys[key]
+	at, terr := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+	switch {
+	case !ok:
+		return key, fmt.Errorf("no such key %q", key)
+	case what != service || region != "eu-west-1":
+		return key, fmt.Errorf("signed for %s in %s", what, region)
+	case terr != nil || time.Since(at).Abs() > 5*time.Minute:
+		return key, fmt.Errorf("signed at %s", at)
+	case keys.SessionToken != "" && !strings.Contains(headers, "x-amz-security-token"):
+		return key, fmt.Errorf("the session is not signed: %s", headers)
+	}
+	again, err := http.NewRequest(r.Method, "http://"+r.Host+r.URL.RequestURI(), strings.NewReader(string(body)))
+	if err != nil {
+		return key, err
+	}
+	for _, h := range strings.Split(headers, ";") {
+		if v := r.Header.Values(h); len(v) > 0 {
+			again.Header[http.CanonicalHeaderKey(h)] = v
+		}
+	}
+	sum := sha256.Sum256(body)
+	if err := v4.NewSigner().SignHTTP(r.Context(), keys, again, hex.EncodeToString(sum[:]), service, region, at); err != nil {
+		return key, err
+	}
+	if again.Header.Get("Authorization") != r.Header.Get("Authorization") {
+		return key, fmt.Errorf("the signature is another one")
+	}
+	return key, nil
+}
+
+// role gives keys for a role. A role of the name "chained" wants an external id.
+func (a *amazon) role(w http.ResponseWriter, body string, refuse func(int, string, string)) {
+	v, err := url.ParseQuery(body)
+	arn := v.Get("RoleArn")
+	name := arn[strings.LastIndex(arn, "/")+1:]
+	if err != nil || v.Get("Action") != "AssumeRole" || v.Get("RoleSessionName") == "" || name == "forbidden" || name == "chained" && v.Get("ExternalId") != "ours" {
+		refuse(http.StatusForbidden, "AccessDenied", "not authorized to perform: sts:AssumeRole")
+		return
+	}
+	k := aws.Credentials{AccessKeyID: "ASIA" + strings.ToUpper(name), SecretAccessKey: "secret-of-" + name, SessionToken: "session-of-" + name}
+	a.keys[k.AccessKeyID] = k
+	w.Header().Set("Content-Type", "text/xml")
+	fmt.Fprintf(w, `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials><AccessKeyId>%s</AccessKeyId>
+		<SecretAccessKey>%s</SecretAccessKey><SessionToken>%s</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`,
+		k.AccessKeyID, k.SecretAccessKey, k.SessionToken, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+}
+
+// google gives tokens for what is signed with the key of its one account.
+type google struct {
+	*httptest.Server
+	key    *rsa.PrivateKey
+	mu     sync.Mutex
+	busy   int // so many answers are 429
+	asked  int
+	tokens int
+	lasts  int // seconds
+}
+
+func newGoogle(t *testing.T) *google {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &google{key: key, lasts: 3600}
+	g.Server = httptest.NewServer(g)
+	t.Cleanup(g.Close)
+	return g
+}
+
+// account is the file of a service account with a key. What it says about where
+// tokens are to be had is a trap.
+func account(t *testing.T, key *rsa.PrivateKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(map[string]string{
+		"type": "service_account", "client_email": "bot@demo.iam.gserviceaccount.com", "private_key_id": "kid-1", "token_uri": "http://127.0.0.1:1/token",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// ServeHTTP implements http.Handler.
+func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked++
+	if g.busy > 0 {
+		g.busy--
+		w.WriteHeader(http.StatusTooManyRequests)
+		return
+	}
+	if err := g.signed(r); err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error":"invalid_grant","error_description":%q}`, err.Error())
+		return
+	}
+	g.tokens++
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"access_token":"ya29.token-%d","token_type":"Bearer","expires_in":%d}`, g.tokens, g.lasts)
+}
+
+// signed tells what is wrong with a signed text.
+func (g *google) signed(r *http.Request) error {
+	if err := r.ParseForm(); err != nil || r.Form.Get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" {
+		return fmt.Errorf("the form is %v", r.Form)
+	}
+	parts := strings.Split(r.Form.Get("assertion"), ".")
+	if len(parts) != 3 {
+		return fmt.Errorf("%d parts", len(parts))
+	}
+	var raw [3][]byte
+	for i, p := range parts {
+		var err error
+		if raw[i], err = base64.RawURLEncoding.DecodeString(p); err != nil {
+			return err
+		}
+	}
+	var head struct{ Alg, Kid string }
+	var claims struct {
+		Iss, Aud, Scope string
+		Iat, Exp        int64
+	}
+	if err := json.Unmarshal(raw[0], &head); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw[1], &claims); err != nil {
+		return err
+	}
+	now := time.Now().Unix()
+	if head.Alg != "RS256" || head.Kid != "kid-1" || claims.Iss != "bot@demo.iam.gserviceaccount.com" || claims.Aud != g.URL ||
+		claims.Scope != googleScope || claims.Iat > now+60 || claims.Exp < now || claims.Exp > now+3700 {
+		return fmt.Errorf("%+v %+v", head, claims)
+	}
+	sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
+	return rsa.VerifyPKCS1v15(&g.key.PublicKey, crypto.SHA256, sum[:], raw[2])
+}
