@@ -189,7 +189,7 @@ func TestTokenThatEnds(t *testing.T) {
 	w.integration(secret.Integration{Name: "cloud", Type: secret.Amazon, Credentials: secret.Credentials{AccessKey: "a", SecretKey: "b"}})
 	w.integration(secret.Integration{Name: "hub", Type: secret.DockerHub, Credentials: secret.Credentials{Username: "ann", Password: "pw"}})
 	cloud := Registry{Region: "eu-west-1", Integration: &Integration{Identifier: "cloud"}} // AMAZON with a region is ECR
-	w.eng.Protect(ecrHost, "AWS", "token-2")                                             // the first is over
+	w.eng.Protect(ecrHost, "AWS", "token-2")                                               // the first is over
 	p := w.pipeline(Pipeline{Name: "push"}, builds(cloud, nil))
 	x := w.expect(w.start(p, Start{}), "SUCCESSFUL SUCCESSFUL")
 	if got := w.eng.Published(ecrHost + "/team/app:1"); got != x.Steps[0].Digest || tokens.Load() != 2 {

@@ -298,11 +298,9 @@ func (b Build) target(domain, project string, v *values, isOwn func(ref string) 
 	return t, nil
 }
 
-// packaged tells whether the result is called as a package, whatever the
-// registry: the package is not what the image is taken from.
-func (b Build) packaged() bool {
-	return b.Package != "" && b.Registry.Kind == "" && b.Location != LocationPackage
-}
+// packaged tells whether the result is called as a package: the package is not
+// what the image is taken from.
+func (b Build) packaged() bool { return b.Package != "" && b.Location != LocationPackage }
 
 func commaList(s string) []string {
 	var l []string

@@ -113,8 +113,8 @@ func notes(p Pipeline, a Action) []string {
 		if b.TargetPath != "" {
 			l = append(l, "target_path has no effect")
 		}
-		if b.Package != "" && r.Kind != PackageRegistry && r.Kind != ArtifactRegistry && b.Location != LocationPackage && (!b.packaged() || r.Effective() != RegistryNone) {
-			l = append(l, "package has no effect with a registry that is not PACKAGE_REGISTRY")
+		if b.packaged() && r.Effective().outside() {
+			l = append(l, "package has no effect with docker_registry "+string(r.Effective()))
 		}
 		if b.copies() && (b.Dockerfile != "" || b.Context != "" || b.Target != "" || len(b.Args) > 0 || len(b.Secrets) > 0) {
 			l = append(l, "no Dockerfile is run, because the image is taken from elsewhere (image_location, use_image_from_action): what is for one has no effect")

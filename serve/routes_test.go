@@ -155,6 +155,11 @@ func (w *world) fill() {
 	w.ids["stackId"], w.ids["serviceId"], w.ids["volumeId"], w.ids["ingressId"] = w.ids["projectId"], services[0].ID, volumes[0].ID, ingresses[0].ID
 	w.ids["registryId"] = registries[0].ID
 	w.ids["code"] = "nobody-knows"
+	var i struct {
+		HashID string `json:"hash_id"`
+	}
+	w.do("POST", "/workspaces/default/integrations", map[string]any{"name": "git", "type": "GIT_HUB", "scope": "WORKSPACE", "token": "t"}, &i)
+	w.ids["integration"] = i.HashID
 	w.ids["id"], w.ids["build"] = fmt.Sprint(tok.ID), build.BuildID
 	if w.ids["build"] == "" {
 		w.ids["build"] = "00000000-0000-4000-8000-000000000000"
@@ -182,7 +187,7 @@ func (w *world) people() {
 
 var allScopes = []string{
 	"WORKSPACE", "REPOSITORY_WRITE", "EXECUTION_MANAGE", "PROJECT_DELETE", "VARIABLE_MANAGE", "TOKEN_MANAGE", "TOKEN_INFO", "USER_INFO", "WORKSPACES_MANAGE",
-	"PROJECT_MANAGE", "STACK_WRITE", "IMAGE_WRITE",
+	"PROJECT_MANAGE", "STACK_WRITE", "IMAGE_WRITE", "INTEGRATION_MANAGE",
 }
 
 func (w *world) token(body map[string]any) string {

@@ -360,7 +360,7 @@ func fieldTable[T any](fields []field[T]) string {
 	for _, f := range fields {
 		of := "all"
 		if f.only != "" {
-			of = strings.NewReplacer("DM", "builds", "M", "multi", "R", "run").Replace(f.only)
+			of = strings.NewReplacer("DM", "builds", "RM", "run, multi", "M", "multi", "R", "run").Replace(f.only)
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.name, of, f.status, f.note)
 	}

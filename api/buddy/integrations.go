@@ -226,10 +226,12 @@ func (h *handlers) updateIntegration(w http.ResponseWriter, r *http.Request, by 
 		}
 	}
 	i, err := h.Secrets.UpdateIntegration(r.Context(), by, ws.ID, r.PathValue("integration"), func(i *secret.Integration) error {
-		if given.Type != "" && given.Type != i.Type {
-			d.inv.Add("type", "conflict", "cannot be changed: the integration is one of "+i.Type)
+		typ := i.Type
+		if given.Type != "" && given.Type != typ {
+			d.inv.Add("type", "conflict", "cannot be changed: the integration is one of "+typ)
 		}
 		readIntegration(&decoder{}, b, i) // what is wrong with it d knows
+		i.Type = typ
 		if scope != "" {
 			i.Project = in
 		}
