@@ -126,16 +126,16 @@ func TestIntegrationsThatFail(t *testing.T) {
 func TestDeniedIntegration(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{})
-	i := secret.Integration{Name: "hub", Type: secret.DockerHub, Credentials: secret.Credentials{Username: "ann", Password: "pw"}}
-	i.Permissions.Others = secret.Denied
-	w.integration(i)
 	var u access.User
 	w.must(w.db.Write(t.Context(), func(tx *db.Tx) (err error) {
 		if u, err = access.AddUser(tx, access.User{Username: "member"}); err != nil {
 			return err
 		}
-		return access.AddMember(tx, w.home.ID, u.ID, access.Member)
+		return access.AddMember(tx, w.home.ID, u.ID, access.Admin)
 	}))
+	i := secret.Integration{Name: "hub", Type: secret.DockerHub, Credentials: secret.Credentials{Username: "ann", Password: "pw"}}
+	i.Permissions.Users = []secret.IntegrationGrant{{ID: u.ID, Level: secret.Denied}}
+	w.integration(i)
 	_, s, err := w.access.CreateToken(t.Context(), access.System(u), access.NewToken{Name: "t", Scopes: access.Scopes()})
 	w.must(err)
 	member, err := w.access.Authenticate(t.Context(), s, "")

@@ -107,16 +107,32 @@ type IntegrationGrant struct {
 	Level string
 }
 
-// level is what an actor that sees the workspace may do.
+// level is what an actor may do: what is said of the user itself, or else of
+// those who run the workspace, or the widest of what is said of its groups, or
+// what is said of others.
 func (i Integration) level(by access.Actor) string {
+	if !by.Sees(i.Workspace) || i.Project != "" && !by.SeesProject(i.Workspace, string(i.Project)) {
+		return Denied
+	}
 	p := i.Permissions
 	for _, g := range p.Users {
 		if g.ID == by.User.ID {
 			return g.Level
 		}
 	}
-	if by.Role(i.Workspace) == access.Owner {
+	if by.Runs(i.Workspace) {
 		return p.Admins
+	}
+	said := map[string]bool{}
+	for _, g := range p.Groups {
+		if slices.Contains(by.Groups(), g.ID) {
+			said[g.Level] = true
+		}
+	}
+	for _, l := range []string{Manage, UseOnly, Denied} {
+		if said[l] {
+			return l
+		}
 	}
 	return p.Others
 }
@@ -233,15 +249,14 @@ func (i Integration) Validate(inv *project.Invalid) {
 func (p IntegrationPermissions) validate(bad *project.Invalid) {
 	oneOf(bad, "permissions.admins", p.Admins, Manage, UseOnly, Denied)
 	oneOf(bad, "permissions.others", p.Others, Manage, UseOnly, Denied)
-	for n, g := range p.Users {
-		at := "permissions.users." + strconv.Itoa(n)
-		if g.ID <= 0 {
-			bad.Add(at+".id", "required", "must be the number of a user")
+	for what, l := range map[string][]IntegrationGrant{"user": p.Users, "group": p.Groups} {
+		for n, g := range l {
+			at := "permissions." + what + "s." + strconv.Itoa(n)
+			if g.ID <= 0 {
+				bad.Add(at+".id", "required", "must be the number of a "+what)
+			}
+			oneOf(bad, at+".access_level", g.Level, Manage, UseOnly, Denied)
 		}
-		oneOf(bad, at+".access_level", g.Level, Manage, UseOnly, Denied)
-	}
-	if len(p.Groups) > 0 {
-		bad.Add("permissions.groups", "unsupported", "there are no groups yet that could be given a level")
 	}
 }
 

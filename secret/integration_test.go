@@ -179,6 +179,14 @@ func TestIntegrationRights(t *testing.T) {
 	if err := w.db.Write(t.Context(), func(tx *db.Tx) error { return access.AddMember(tx, w.home.ID, w.guest.User.ID, access.Member) }); err != nil {
 		t.Fatal(err)
 	}
+	in, err := w.access.CreateGroup(t.Context(), w.admin, w.home.ID, access.Group{Name: "in"})
+	if err == nil {
+		_, err = w.access.AddToGroup(t.Context(), w.admin, w.home.ID, in.ID, w.guest.User.ID, false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := in.ID
 	member := w.token(t, access.System(w.guest.User), access.Scopes()...)
 	may := func(i Integration) error {
 		return w.db.Read(t.Context(), func(tx *db.Tx) error { return w.MayUseIntegration(tx, member, w.home.ID, i.Identifier) })
@@ -189,10 +197,11 @@ func TestIntegrationRights(t *testing.T) {
 		is   []func(error) bool
 		use  func(error) bool
 	}{
-		{"usual", IntegrationPermissions{}, []func(error) bool{ok, ok, ok, no, no}, ok},
-		{"others manage", IntegrationPermissions{Others: Manage}, []func(error) bool{ok, ok, ok, ok, ok}, ok},
-		{"others denied", IntegrationPermissions{Others: Denied}, []func(error) bool{ok, ok, gone, gone, gone}, no},
-		{"one of them", IntegrationPermissions{Others: Denied, Users: []IntegrationGrant{{member.User.ID, UseOnly}}}, []func(error) bool{ok, ok, ok, no, no}, ok},
+		{"usual", IntegrationPermissions{}, []func(error) bool{no, ok, ok, no, no}, ok},
+		{"others manage", IntegrationPermissions{Others: Manage}, []func(error) bool{no, ok, ok, ok, ok}, ok},
+		{"others denied", IntegrationPermissions{Others: Denied}, []func(error) bool{no, ok, gone, gone, gone}, no},
+		{"one of them", IntegrationPermissions{Others: Denied, Users: []IntegrationGrant{{member.User.ID, UseOnly}}}, []func(error) bool{no, ok, ok, no, no}, ok},
+		{"its group", IntegrationPermissions{Others: Denied, Groups: []IntegrationGrant{{group, UseOnly}, {group + 1, Manage}}}, []func(error) bool{no, ok, ok, no, no}, ok},
 	} {
 		x := w.hub(c.name)
 		x.Permissions = c.p
@@ -201,7 +210,7 @@ func TestIntegrationRights(t *testing.T) {
 			t.Errorf("%s: to use it: %v", c.name, err)
 		}
 		l, err := w.Integrations(t.Context(), member, w.home.ID)
-		if seen := slices.ContainsFunc(l, func(y Integration) bool { return y.ID == x.ID }); err != nil || seen != (c.p.Others != Denied || len(c.p.Users) > 0) {
+		if seen := slices.ContainsFunc(l, func(y Integration) bool { return y.ID == x.ID }); err != nil || seen != (c.p.Others != Denied || len(c.p.Users)+len(c.p.Groups) > 0) {
 			t.Errorf("%s: in the list: %v, %v", c.name, seen, err)
 		}
 		check(c.name, member, x.ID, c.is...)

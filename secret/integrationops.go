@@ -78,10 +78,10 @@ func (s *Secrets) seenIntegration(tx *db.Tx, by access.Actor, workspace, id stri
 	if err != nil {
 		return Integration{}, err
 	}
-	if len(l) == 0 || !by.Sees(workspace) || l[0].level(by) == Denied {
+	if len(l) == 0 || l[0].level(by) == Denied {
 		return Integration{}, noIntegration(id)
 	}
-	if err := by.May(workspace, right); err != nil {
+	if err := by.Has(right); err != nil {
 		return Integration{}, err
 	}
 	if right == access.IntegrationManage && l[0].level(by) != Manage {
