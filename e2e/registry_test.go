@@ -34,7 +34,7 @@ func TestRegistries(t *testing.T) {
 		open.push(img, n)
 	}
 	for _, o := range []*outside{basic, bearer, unknown} {
-		for _, n := range []string{"tool:1", "other:1", "third:1", "hosted:1", "hosted:2"} {
+		for _, n := range []string{"tool:1", "other:1", "third:1", "forge:1", "hosted:1", "hosted:2"} {
 			o.push(img, n)
 		}
 	}
@@ -76,6 +76,26 @@ func TestRegistries(t *testing.T) {
 				t.Error("an image was pushed with a wrong login")
 			}
 		}
+	})
+	t.Run("integration", func(t *testing.T) {
+		integration := func(name, token string) map[string]any {
+			s.must("POST", "/workspaces/default/integrations", map[string]any{
+				"name": name, "type": "GIT_HUB_ENTERPRISE", "scope": "WORKSPACE", "server_url": "https://" + bearer.host, "username": "ann", "token": token,
+			}, nil)
+			return map[string]any{"identifier": name}
+		}
+		forge := []any{"registry", bearer.host, "integration", integration("forge", "pass-bearer-word")}
+		s.one("forge-run", nil, runs("forge", "1", "/probe true", forge...)).ok(t, "it is true")
+		d := s.one("forge-push", from(bearer.host+"/forge:1"), builds("forged", forge...), with(build(), "name", "Copy", "type", "DOCKER_BUILD_MULTI_ARCH",
+			"use_image_from_action", true, "repository", "copied", "docker_image_tag", "again", "registry", bearer.host, "integration", map[string]any{"identifier": "forge"}))
+		d.ok(t, "Pushed "+bearer.host+"/copied:again")
+		if a, b := bearer.digest("forged:made"), bearer.digest("copied:again"); a != b || a == "" {
+			t.Errorf("the copy is %s, what was built %s", b, a)
+		}
+		wrong := []any{"registry", bearer.host, "integration", integration("forger", "wrong-bearer-word")}
+		s.one("forger-push", from(open.host+"/tool:1"), builds("never", wrong...)).failed(t, []string{bearer.host, "ann"}, "wrong-bearer-word")
+		s.one("forge-elsewhere", nil, runs("tool", "1", "/probe true", "registry", basic.host, "integration", map[string]any{"identifier": "forge"})).failed(t, []string{"forge", basic.host})
+		s.one("forge-none", nil, runs("tool", "1", "/probe true", "integration", map[string]any{"hash_id": "5ddb7c18"})).failed(t, []string{"5ddb7c18"})
 	})
 	t.Run("certificates", func(t *testing.T) {
 		s.one("strange-run", nil, runs("tool", "1", "/probe true", other(unknown)...)).failed(t, []string{unknown.host, "certificate"})
