@@ -285,7 +285,12 @@ func (r Registry) validate(inv *project.Invalid) {
 	if r.Kind == GoogleGCR && r.URL != "" {
 		oneOf(inv, "registry", strings.TrimPrefix(r.URL, "https://"), "gcr.io", "us.gcr.io", "eu.gcr.io", "asia.gcr.io")
 	}
-	inv.NoNUL("login", r.Username, "password", r.Password)
+	inv.NoNUL("login", r.Username, "password", r.Password, "region", r.Region)
+	if i := r.Integration; i != nil {
+		inv.Text("integration.hash_id", i.HashID, 255)
+		inv.Text("integration.identifier", i.Identifier, 255)
+		inv.Text("integration.id", i.ID, 255)
+	}
 	if strings.ContainsFunc(r.URL, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		inv.Add("registry", "format", "must be a host, with or without a port")
 	}

@@ -131,7 +131,10 @@ func TestDeniedIntegration(t *testing.T) {
 		if u, err = access.AddUser(tx, access.User{Username: "member"}); err != nil {
 			return err
 		}
-		return access.AddMember(tx, w.home.ID, u.ID, access.Admin)
+		if err = access.AddMember(tx, w.home.ID, u.ID, access.Member); err == nil {
+			_, err = tx.Exec(`UPDATE members SET admin = TRUE WHERE user_id = ?`, u.ID)
+		}
+		return err
 	}))
 	i := secret.Integration{Name: "hub", Type: secret.DockerHub, Credentials: secret.Credentials{Username: "ann", Password: "pw"}}
 	i.Permissions.Users = []secret.IntegrationGrant{{ID: u.ID, Level: secret.Denied}}
