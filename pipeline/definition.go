@@ -157,16 +157,20 @@ func (b *Batch) defineActions(dialect string, pl Pipeline, want []Action) error 
 		i := slices.IndexFunc(have, func(old Action) bool {
 			return old.Name == a.Name && (old.Build == nil) == (a.Build == nil) && (a.Build == nil || old.Build.Multi == a.Build.Multi)
 		})
-		var now Action
+		var now, old Action
 		if i < 0 {
 			now, err = b.p.createActionIn(b.tx, pl.ID, a, last)
 		} else if err = permitAction(b.by, pl, have[i], access.ExecutionManage); err == nil {
+			old = have[i]
 			now, err = b.p.updateActionIn(b.tx, pl.ID, have[i].ID, func(n *Action) error {
 				a.Attrs = withOthers(dialect, a.Attrs, n.Attrs)
 				*n = a
 				return nil
 			}, last)
 			have = slices.Delete(have, i, i+1)
+		}
+		if err == nil {
+			err = b.p.mayName(b.tx, b.by, pl.Workspace, *old.registry(), *now.registry())
 		}
 		if err != nil {
 			return fmt.Errorf("action %q: %w", a.Name, err)

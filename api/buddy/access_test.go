@@ -31,6 +31,7 @@ func rows() map[string]row {
 		l + "/executions/{number}/action/{action}", l + "/executions/{number}/action_executions/{step}", l + "/executions/{number}/action_executions/{step}/logs",
 		w + "/members", w + "/members/{member}", w + "/groups", w + "/groups/{group}", w + "/groups/{group}/members", w + "/groups/{group}/members/{member}",
 		w + "/permissions", w + "/permissions/{permission}", p + "/members", p + "/members/{member}", p + "/groups", p + "/groups/{group}",
+		w + "/integrations", w + "/integrations/{integration}",
 	} {
 		m["GET "+path] = row{look: path == "/workspaces" || path == w || path == w+"/projects" || path == p}
 	}
@@ -41,7 +42,8 @@ func rows() map[string]row {
 		"/user": `{"name":"x"}`, w: `{"name":"x"}`, p: `{"access":"PRIVATE"}`, l: `{"name":"x"}`, l + "/actions/{action}": `{"name":"x"}`,
 		l + "/executions/{number}": `{"operation":"RETRY"}`, w + "/members/{member}": `{"admin":false}`, w + "/groups/{group}": `{"name":"x"}`,
 		w + "/groups/{group}/members/{member}": `{"status":"MEMBER"}`, w + "/permissions/{permission}": `{"name":"x"}`,
-		p + "/members/{member}": `{"permission_set":{"id":1}}`, p + "/groups/{group}": `{"permission_set":{"id":1}}`,
+		w + "/integrations/{integration}": `{"name":"x"}`,
+		p + "/members/{member}":           `{"permission_set":{"id":1}}`, p + "/groups/{group}": `{"permission_set":{"id":1}}`,
 	} {
 		m["PATCH "+path] = row{body: body}
 	}
@@ -49,7 +51,8 @@ func rows() map[string]row {
 		"/user/tokens": `{"name":"x"}`, "/workspaces": `{"domain":"x"}`, w + "/projects": `{"name":"x"}`, p + "/pipelines": `{"name":"x"}`,
 		l + "/actions": `{"name":"x","type":"DOCKERFILE","dockerfile_path":"D"}`, l + "/executions": `{}`, w + "/members": `{"email":"x@example.com"}`,
 		w + "/groups": `{"name":"y"}`, w + "/groups/{group}/members": `{"id":1}`, w + "/permissions": `{"name":"y"}`,
-		p + "/members": `{"id":3,"permission_set":{"id":1}}`, p + "/groups": `{"id":2,"permission_set":{"id":1}}`,
+		w + "/integrations": `{"name":"y","type":"GIT_HUB","scope":"WORKSPACE","token":"t"}`,
+		p + "/members":      `{"id":3,"permission_set":{"id":1}}`, p + "/groups": `{"id":2,"permission_set":{"id":1}}`,
 	} {
 		m["POST "+path] = row{body: body}
 	}
@@ -61,7 +64,7 @@ func order() []string {
 	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}", "/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
 	return []string{
 		"/user/tokens/{id}", l + "/actions/{action}", l, p + "/members/{member}", p + "/groups/{group}", p, w + "/groups/{group}/members/{member}",
-		w + "/groups/{group}", w + "/permissions/{permission}", w + "/members/{member}", w,
+		w + "/groups/{group}", w + "/permissions/{permission}", w + "/members/{member}", w + "/integrations/{integration}", w,
 	}
 }
 
@@ -88,9 +91,10 @@ func newTableWorld(t *testing.T) *tableWorld {
 	set := w.get(201, "POST", ws+"/permissions", `{"name":"p"}`)["id"]
 	w.get(201, "POST", ws+"/projects/web/members", fmt.Sprintf(`{"id":%v,"permission_set":{"id":1}}`, member))
 	w.get(201, "POST", ws+"/projects/web/groups", fmt.Sprintf(`{"id":%v,"permission_set":{"id":1}}`, group))
+	integration := w.get(201, "POST", ws+"/integrations", `{"name":"i","type":"GIT_HUB","scope":"WORKSPACE","token":"t"}`)["hash_id"]
 	token := w.get(201, "POST", "/user/tokens", `{"name":"t"}`)["id"]
 	return &tableWorld{w, strings.NewReplacer("{workspace}", "acme", "{project}", "web", "{pipeline}", w.vars["pipeline"], "{action}", fmt.Sprint(action), "{number}", fmt.Sprint(x),
-		"{step}", fmt.Sprint(step), "{member}", fmt.Sprint(member), "{group}", fmt.Sprint(group), "{permission}", fmt.Sprint(set), "{id}", fmt.Sprint(token))}
+		"{step}", fmt.Sprint(step), "{member}", fmt.Sprint(member), "{group}", fmt.Sprint(group), "{permission}", fmt.Sprint(set), "{integration}", fmt.Sprint(integration), "{id}", fmt.Sprint(token))}
 }
 
 // send asks a route with a token; from is the address of the client.

@@ -39,6 +39,11 @@ func accepted(pattern string) []access.Scope {
 		return either(access.GroupRead, access.GroupManage)
 	case strings.HasPrefix(whole, "/permissions"):
 		return either(access.PermissionRead, access.PermissionManage)
+	case strings.HasPrefix(whole, "/integrations"):
+		if method == "POST" {
+			return []access.Scope{access.IntegrationAdd}
+		}
+		return either(access.IntegrationInfo, access.IntegrationManage)
 	case inWorkspace && whole == "/projects":
 		return either(access.ProjectRead, access.ProjectWrite)
 	case whole == "" && inWorkspace, path == "/workspaces":
