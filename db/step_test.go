@@ -26,6 +26,7 @@ var steps = map[string]string{
 	"011_access.sql":   "5e1c36ff37ab3110db36947ccd9656f791d43ff9fcc52b59a423472fc99ee6bd",
 	"014_secret.sql":   "5a597bb66d7fd974b10b0975fa6e5b7e6b7b819f914436e1677cf50e2a4f4ea6",
 	"016_trigger.sql":  "90018ceba6bf8b3f29355b3358e5c0a2f53ac2c505600c9ad97d4e7ac324269d",
+	"012_secret.sql":   "0bde0fb77ee4dbd3674acb4e50adece48863b8189986288b2e38d4a0349fd74b",
 }
 
 func TestStepsAreOnlyAdded(t *testing.T) {

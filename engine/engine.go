@@ -348,6 +348,11 @@ type RunSpec struct {
 	Network    string // "": a way out only; "none"; else the network of that project
 	Limits     Limits
 
+	// Output, if given, is the path of a file that the container may write, empty
+	// at first, no part of its file system and in memory only. What is in it at
+	// the end is Exit.Output.
+	Output string
+
 	NoNewPrivileges bool
 	Timeout         time.Duration // 0: none
 	Grace           time.Duration // between the stop signal and SIGKILL; 0: none
@@ -387,7 +392,13 @@ type Exit struct {
 	Started time.Time
 	Ended   time.Time
 	LostLog int64 // bytes of output that could not be written
+	// Output is what a run wrote to its RunSpec.Output; with MaxOutput bytes the
+	// rest is cut off. After a restart of the host it is empty.
+	Output string
 }
+
+// MaxOutput bounds Exit.Output, in bytes.
+const MaxOutput = 1 << 20
 
 // InstanceState is how far an instance is.
 type InstanceState string

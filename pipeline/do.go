@@ -9,15 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
-
-	"slipway/access"
-	"slipway/db"
 	"slipway/engine"
 	"slipway/image"
 	"slipway/logs"
 	"slipway/logs/segment"
-	"slipway/secret"
 )
 
 // do runs one step to its end, or attaches to it. It gives no error: whatever
@@ -178,78 +173,6 @@ func (h *handling) once(ctx context.Context, log *lines, l []string) {
 	log.flush()
 }
 
-// values gathers the variables of a step, narrower ones winning.
-func (h *handling) values(ctx context.Context, s ActionExecution) (*values, error) {
-	x, v := h.x, newValues()
-	user := access.User{}
-	if x.By != 0 {
-		var err error
-		if user, err = h.p.access.User(ctx, x.By); err != nil && !errdefs.IsNotFound(err) {
-			return nil, fmt.Errorf("find who started the execution: %w", err)
-		}
-	}
-	a := about{
-		Domain: h.project.Domain, Project: h.project.Name, InvokerName: user.Name, Email: user.Email,
-		URL: fmt.Sprintf("%s/ui/%s/%s/pipelines/%d/executions/%d", h.p.cfg.PublicURL, h.project.Domain, h.project.Name, x.Pipeline, x.Number),
-	}
-	if a.InvokerName == "" {
-		a.InvokerName = user.Username
-	}
-	for _, t := range x.Steps[:s.Index] {
-		if t.Digest != "" && t.Status == Successful {
-			a.LastBuild = t
-		}
-	}
-	for _, d := range defaults(x, s, a) {
-		v.set(d[0], d[1], false)
-	}
-	stored, err := h.p.secrets.Effective(ctx, secret.Scope{
-		Workspace: x.Workspace, Project: x.Project, Pipeline: int64(x.Pipeline), Action: int64(s.Action.ID),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the variables: %w", err)
-	}
-	narrow := func(w secret.Variable) bool { return w.Scope.Action != 0 }
-	for _, w := range stored {
-		if !narrow(w) {
-			v.stored(w)
-		}
-	}
-	inline := func(vs []Variable, table, row string, key any) error {
-		if len(vs) == 0 {
-			return nil
-		}
-		var hidden map[string]string
-		err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) { hidden, err = h.p.unseal(tx, table, row, key); return err })
-		if err != nil {
-			return err
-		}
-		for _, w := range vs {
-			if w.Value == secret.Encrypted {
-				value, ok := hidden["variables."+w.Key]
-				if !ok {
-					return fatal("the value of the variable %s is gone: it was changed after the execution started", w.Key)
-				}
-				w.Value = value
-			}
-			v.inline(w)
-		}
-		return nil
-	}
-	if err := inline(x.Frozen.Variables, "pipelines", x.Pipeline.row(), int64(x.Pipeline)); err != nil {
-		return nil, err
-	}
-	if err := inline(x.Variables, "executions", x.ID.row(), x.ID); err != nil {
-		return nil, err
-	}
-	for _, w := range stored {
-		if narrow(w) {
-			v.stored(w)
-		}
-	}
-	return v, inline(s.Action.Variables, "actions", s.Action.ID.row(), int64(s.Action.ID))
-}
-
 // run runs a container.
 func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *lines) (Result, error) {
 	r, x := *s.Action.Run, h.x
@@ -283,8 +206,10 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 	if err != nil {
 		return Result{}, &fatalError{err}
 	}
+	command, output := told(entrypoint, command, v)
 	spec := engine.RunSpec{
-		Owner: x.ID.Owner(), Workspace: x.Workspace, Image: digest, Entrypoint: entrypoint, Command: command,
+		Output: output,
+		Owner:  x.ID.Owner(), Workspace: x.Workspace, Image: digest, Entrypoint: entrypoint, Command: command,
 		Env: v.env(), Dir: dir, User: v.expand(r.User), Mounts: mounts, Files: v.files,
 		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: h.p.cfg.LogMax,
 	}
@@ -295,7 +220,11 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 	if err != nil {
 		return Result{}, fmt.Errorf("run %s: %w", ref, err)
 	}
-	return ended(exit, ref, shell, s.Action.timeout()), nil
+	res := ended(exit, ref, shell, s.Action.timeout())
+	var notes []string
+	res.Outputs, notes = outputs(exit.Output, v)
+	h.once(ctx, log, prefixed(notes))
+	return res, nil
 }
 
 // resolve finds the image that is asked for.

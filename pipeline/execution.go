@@ -92,6 +92,7 @@ type ActionExecution struct {
 	Code      int    // exit code, -1 if there is none
 	Digest    string // of the image it built
 	Image     string // a name of it
+	Outputs   []Output
 }
 
 // Operation is what is asked of an execution.

@@ -10,18 +10,62 @@ import (
 
 	"slipway/engine"
 	"slipway/secret"
+	"slipway/source"
 )
+
+// tier is how narrow the place is that a variable is of.
+type tier int
+
+const (
+	tierNone     tier = iota // of nobody: a default
+	tierStored               // of workspace, project or pipeline, by itself
+	tierPipeline             // of the pipeline, in it
+	tierRun                  // of the execution
+	tierAction               // of the action, by itself
+	tierInline               // of the action, in it
+)
+
+// holder is what a variable was when it got its value.
+type holder struct {
+	tier    tier
+	forever bool // settable, for later runs too
+	run     bool // settable, for the run alone
+	secret  bool
+}
+
+func (h holder) settable() bool { return h.forever || h.run }
 
 // values are the variables of one step, narrowest last.
 type values struct {
-	byKey  map[string]string
-	order  []string
-	secret map[string]bool // keys whose value is one, or has one in it
-	mask   [][]byte
-	files  []engine.File
+	byKey   map[string]string
+	order   []string
+	secret  map[string]bool // keys whose value is one, or has one in it
+	mask    [][]byte
+	files   []engine.File
+	holders map[string]holder
+	passed  map[string]bool // keys with a value from an earlier step, which wider places do not change
 }
 
-func newValues() *values { return &values{byKey: map[string]string{}, secret: map[string]bool{}} }
+func newValues() *values {
+	return &values{byKey: map[string]string{}, secret: map[string]bool{}, holders: map[string]holder{}, passed: map[string]bool{}}
+}
+
+// give sets the value that a place has for a key. hide masks it, secret tells
+// that there is a secret in it.
+func (v *values) give(key, value string, hide, secret bool, h holder) {
+	h.secret = hide
+	v.holders[key] = h
+	if v.passed[key] && h.tier < tierAction {
+		if hide { // what was passed on stays as secret as its variable
+			v.secret[key] = true
+			v.hide(v.byKey[key])
+			v.hide(value)
+		}
+		return
+	}
+	v.set(key, value, hide)
+	v.secret[key] = secret
+}
 
 func (v *values) set(key, value string, hide bool) {
 	if _, ok := v.byKey[key]; !ok {
@@ -53,11 +97,11 @@ func (v *values) hide(value string) {
 // file puts a FILE or key variable into the container, and its path into the
 // environment.
 func (v *values) file(key, value, place, at, mode string, hide bool) {
+	if place != secret.Container || at == "" { // no container has it
+		return
+	}
 	if hide {
 		v.hide(value)
-	}
-	if place != "CONTAINER" || at == "" {
-		return
 	}
 	m, err := strconv.ParseUint(mode, 8, 32)
 	if err != nil || m == 0 || m > 0o777 {
@@ -67,27 +111,50 @@ func (v *values) file(key, value, place, at, mode string, hide bool) {
 	v.files = slices.DeleteFunc(v.files, func(f engine.File) bool { return f.Path == at })
 	v.files = append(v.files, engine.File{Path: at, Mode: uint32(m), Content: []byte(value)})
 	v.set(key, at, false)
+	v.holders[key] = holder{}
 }
 
 func (v *values) stored(s secret.Variable) {
-	if s.Type == "" || s.Type == "VAR" {
-		v.set(s.Key, s.Value, s.Encrypted)
+	t := tierStored
+	if s.Scope.Action != 0 {
+		t = tierAction
+	}
+	if s.Type == "" || s.Type == secret.Var {
+		v.give(s.Key, s.Value, s.Encrypted, s.Encrypted, holder{tier: t, forever: s.Settable && !s.RunOnlySettable, run: s.RunOnlySettable})
 		return
 	}
-	v.file(s.Key, s.Value, s.FilePlace, s.FilePath, s.FileMode, s.Encrypted || s.Type != "FILE" && s.Type != "SSH_PUBLIC_KEY")
+	v.file(s.Key, keyText(s.Type, s.Value), s.FilePlace, s.FilePath, s.FileMode, s.Encrypted)
 }
 
-func (v *values) inline(w Variable) {
+func (v *values) inline(w Variable, t tier) {
 	has := false
 	if !w.Secret() { // a secret is what it is
 		has, w.Value = v.secretIn(w.Value) != "", v.expand(w.Value)
 	}
 	if w.isVar() {
-		v.set(w.Key, w.Value, w.Encrypted)
-		v.secret[w.Key] = w.Encrypted || has
+		h := holder{tier: t, forever: w.Settable && !w.RunOnlySettable, run: w.RunOnlySettable}
+		if t == tierRun {
+			h.run, h.forever = h.run || h.forever, false
+		}
+		v.give(w.Key, w.Value, w.Encrypted, w.Encrypted || has, h)
 		return
 	}
-	v.file(w.Key, w.Value, w.FilePlace, w.FilePath, w.FileMode, w.Secret())
+	v.file(w.Key, keyText(w.Type, w.Value), w.FilePlace, w.FilePath, w.FileMode, w.Secret())
+}
+
+// pass sets what an earlier step has exported, before any place gives a value.
+func (v *values) pass(w Variable) {
+	v.set(w.Key, w.Value, w.Encrypted)
+	v.passed[w.Key] = true
+}
+
+// keyText ends the text of a key with a line end, without which programs refuse
+// it.
+func keyText(typ, value string) string {
+	if (typ == secret.SSHKey || typ == secret.GPGKey) && value != "" && !strings.HasSuffix(value, "\n") {
+		value += "\n"
+	}
+	return value
 }
 
 // env lists them as KEY=value, in the order in which they came up.
@@ -167,7 +234,23 @@ type about struct {
 	InvokerName, Email string
 	URL                string // page of the execution
 	LastBuild          ActionExecution
+	Changes            source.Changelog // since the last successful run, or since what the start says
+	FailedLog          string           // the end of the log of the first action that failed
 	Now                time.Time
+}
+
+// changelog lists changes, a line for each: A, M or D and the path.
+func changelog(l source.Changelog) string {
+	var b strings.Builder
+	for _, k := range []struct {
+		letter string
+		paths  []string
+	}{{"A", l.Added}, {"M", l.Changed}, {"D", l.Deleted}} {
+		for _, p := range k.paths {
+			b.WriteString(k.letter + " " + p + "\n")
+		}
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // defaults are the variables every step has: two generations of one vendor's
@@ -186,6 +269,10 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		refType, refName, ref = "PULL_REQUEST", x.PullRequest, "refs/"+strings.TrimPrefix(x.PullRequest, "refs/")
 	case x.Branch == "":
 		refType, ref = "NONE", ""
+	}
+	prBranch := ""
+	if x.PullRequest != "" {
+		prBranch = x.Branch
 	}
 	event := x.event()
 	out := [][2]string{
@@ -212,6 +299,14 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_RUN_REF_TYPE", refType},
 		{"BUDDY_RUN_REF_NAME", refName},
 		{"BUDDY_RUN_PR_NO", prNumber(x.PullRequest)},
+		{"BUDDY_RUN_PR_HEAD_BRANCH", prBranch},
+		{"BUDDY_RUN_APPROVE_URL", a.URL},
+		{"BUDDY_RUN_CHANGELOG", changelog(a.Changes)},
+		{"BUDDY_RUN_CHANGELOG_ADDED", strings.Join(a.Changes.Added, "\n")},
+		{"BUDDY_RUN_CHANGELOG_CHANGED", strings.Join(a.Changes.Changed, "\n")},
+		{"BUDDY_RUN_CHANGELOG_DELETED", strings.Join(a.Changes.Deleted, "\n")},
+		{"BUDDY_APPROVING_ACTOR", ""},
+		{"BUDDY_FAILED_ACTION_LOGS", a.FailedLog},
 		{"BUDDY_RUN_COMMENT", x.Comment},
 		{"BUDDY_TRIGGERING_ACTOR_ID", strconv.FormatInt(x.By, 10)},
 		{"BUDDY_TRIGGERING_ACTOR", a.InvokerName},
@@ -227,7 +322,13 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_EXECUTION_COMMENT", x.Comment},
 		{"BUDDY_EXECUTION_CLEAR_CACHE", strconv.FormatBool(x.ClearCache)},
 		{"BUDDY_EXECUTION_EVENT_TYPE", event},
+		{"BUDDY_EXECUTION_APPROVE_URL", a.URL},
+		{"BUDDY_EXECUTION_CHANGELOG", changelog(a.Changes)},
+		{"BUDDY_EXECUTION_CHANGELOG_ADDED", strings.Join(a.Changes.Added, "\n")},
+		{"BUDDY_EXECUTION_CHANGELOG_CHANGED", strings.Join(a.Changes.Changed, "\n")},
+		{"BUDDY_EXECUTION_CHANGELOG_DELETED", strings.Join(a.Changes.Deleted, "\n")},
 		{"BUDDY_EXECUTION_PULL_REQUEST_ID", prNumber(x.PullRequest)},
+		{"BUDDY_EXECUTION_PULL_REQUEST_HEAD_BRANCH", prBranch},
 		{"BUDDY_INVOKER_NAME", a.InvokerName},
 		{"BUDDY_INVOKER_EMAIL", a.Email},
 		{"SLIPWAY", "true"},

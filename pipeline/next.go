@@ -95,9 +95,10 @@ type Result struct {
 	Code   int    // exit code, -1 if there is none
 	Error  string
 	// Final says that another try would end the same way.
-	Final  bool
-	Digest string
-	Image  string
+	Final   bool
+	Digest  string
+	Image   string
+	Outputs []Output // what its commands have exported
 }
 
 // Settle is the step after one try: ended, or waiting for the next one.

@@ -242,9 +242,14 @@ func (v Variable) isVar() bool { return v.Type == "" || v.Type == "VAR" }
 func (v Variable) Secret() bool { return v.Encrypted || v.Type == "SSH_KEY" || v.Type == "GPG_KEY" }
 
 var variableTypes = map[string]bool{
-	"": true, "VAR": true, "FILE": true, "SSH_KEY": true, "SSH_PUBLIC_KEY": true, "GPG_KEY": true,
-	"IOS_KEYCHAIN": true, "IOS_PROVISION_PROFILES": true,
+	"": true, secret.Var: true, secret.File: true, secret.SSHKey: true, secret.PublicKey: true, secret.GPGKey: true,
 }
+
+const (
+	maxKey      = 255
+	maxVariable = 1 << 20 // bytes of a value
+	maxText     = 4096
+)
 
 var variableKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -256,12 +261,30 @@ func validateVariables(vs []Variable, inv *project.Invalid) {
 			inv.Add(at+".key", "required", "is required")
 		case !variableKey.MatchString(v.Key):
 			inv.Add(at+".key", "format", "must be letters, digits and _, not beginning with a digit")
+		case len(v.Key) > maxKey:
+			inv.Add(at+".key", "maximum", fmt.Sprintf("must be at most %d characters", maxKey))
 		}
-		if !variableTypes[v.Type] {
-			inv.Add(at+".type", "enum", "is not a type of variable")
+		switch {
+		case v.Type == "IOS_KEYCHAIN", v.Type == "IOS_PROVISION_PROFILES":
+			inv.Add(at+".type", "unsupported", "is not supported: nothing of iOS is built here")
+		case !variableTypes[v.Type]:
+			inv.Add(at+".type", "enum", "must be one of VAR, FILE, SSH_KEY, SSH_PUBLIC_KEY, GPG_KEY")
+		case !v.isVar() && (v.Settable || v.RunOnlySettable):
+			inv.Add(at+".settable", "conflict", "goes with type VAR alone: a file cannot be exported")
 		}
-		inv.NoNUL(at+".value", v.Value, at+".description", v.Description, at+".file_path", v.FilePath)
-		if v.isVar() && tooLong(v.Key+"="+v.Value) {
+		for _, f := range []struct{ name, value string }{
+			{"init_path", v.InitPath}, {"defaults", v.Defaults}, {"password", v.Password}, {"passphrase", v.Passphrase}, {"key_identifier", v.KeyIdentifier},
+		} {
+			if f.value != "" {
+				inv.Add(at+"."+f.name, "unsupported", secret.Unobeyed)
+			}
+		}
+		inv.NoNUL(at+".value", v.Value)
+		inv.Text(at+".description", v.Description, maxText)
+		inv.Text(at+".file_path", v.FilePath, maxText)
+		if len(v.Value) > maxVariable {
+			inv.Add(at+".value", "maximum", fmt.Sprintf("must be at most %d bytes", maxVariable))
+		} else if v.isVar() && tooLong(v.Key+"="+v.Value) {
 			inv.Add(at+".value", "maximum", fmt.Sprintf("must be at most %d bytes with the key and =: no program can be started with more; a FILE may be longer", secret.MaxWord))
 		}
 		v.validatePlace(at, inv)
@@ -283,6 +306,9 @@ func (v Variable) validatePlace(at string, inv *project.Invalid) {
 		inv.Add(at+".file_path", "required", "must say where the file goes in the container")
 	case !path.IsAbs(v.FilePath) && !strings.HasPrefix(v.FilePath, "~/"):
 		inv.Add(at+".file_path", "format", "must begin with / or ~/")
+	}
+	if v.FileMode != "" && !secret.IsMode(v.FileMode) {
+		inv.Add(at+".file_chmod", "format", "must be octal, like 600")
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"slipway/event"
 	"slipway/image"
 	"slipway/project"
+	"slipway/source"
 )
 
 // Engine is what the Runner needs of an engine. Its volumes must be
@@ -90,7 +91,8 @@ type handling struct {
 	// attached says that the step under way was begun by an earlier look: what we
 	// had to say before it may be in its log, and its container may be writing.
 	attached bool
-	resumed  bool // it was under way when this handler got it
+	changed  *source.Changelog // by the commit; nil: not looked at yet
+	resumed  bool              // it was under way when this handler got it
 	log      *slog.Logger
 }
 
@@ -270,6 +272,9 @@ func (h *handling) settle(tx *db.Tx, x *Execution, done settled) error {
 	s := Settle(x.Steps[done.step], done.result, tx.Now)
 	x.Steps[done.step] = s
 	if err := saveStep(tx, s); err != nil {
+		return err
+	}
+	if err := h.p.keepOutputs(tx, x, done.step, done.result.Outputs); err != nil {
 		return err
 	}
 	tx.Wake(Topic(x.ID))

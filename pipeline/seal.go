@@ -146,6 +146,8 @@ func dropSecrets(tx *db.Tx, workspace string, id ID) error {
 	for _, q := range []string{
 		`DELETE FROM actions WHERE pipeline = ?`,
 		`UPDATE executions SET sealed = NULL WHERE pipeline = ?`,
+		`UPDATE action_outputs SET sealed = NULL WHERE id IN
+			(SELECT s.id FROM action_executions s JOIN executions e ON e.id = s.execution WHERE e.pipeline = ?)`,
 		`UPDATE pipelines SET sealed = NULL WHERE id = ?`,
 	} {
 		if _, err := tx.Exec(q, id); err != nil {

@@ -69,15 +69,15 @@ func TestAllHiddenFieldsAtOnce(t *testing.T) {
 	p := w.pipeline(Pipeline{})
 	a := sh("true")
 	a.Run.Registry = Registry{Kind: OtherRegistry, URL: "r.example", Username: "u", Password: secret.Encrypted}
-	a.Variables = []Variable{{Key: "A", Value: secret.Encrypted}, {Key: "B", Password: secret.Encrypted, Passphrase: secret.Encrypted}}
+	a.Variables = []Variable{{Key: "A", Value: secret.Encrypted}}
 	_, err := w.CreateAction(t.Context(), w.admin, p.ID, a, nil)
 	inv, ok := project.AsInvalid(err)
-	if !ok || len(inv.Fields) != 4 {
+	if !ok || len(inv.Fields) != 2 {
 		t.Errorf("%v", err)
 	}
 	// They are on the disk in no other form than sealed.
 	a.Run.Registry.Password = "hunter-registry"
-	a.Variables = []Variable{{Key: "A", Value: "hunter-value", Encrypted: true}, {Key: "B", Password: "hunter-password", Passphrase: "hunter-phrase"}}
+	a.Variables = []Variable{{Key: "A", Value: "hunter-value", Encrypted: true}}
 	a, err = w.CreateAction(t.Context(), w.admin, p.ID, a, nil)
 	w.must(err)
 	_, err = w.UpdateAction(t.Context(), w.admin, p.ID, a.ID, func(n *Action) error { *n = a; return nil }, nil)
@@ -91,7 +91,7 @@ func TestAllHiddenFieldsAtOnce(t *testing.T) {
 			t.Errorf("it is in the store: %s", spec)
 		}
 		had, err := w.unseal(tx, "actions", a.ID.row(), int64(a.ID))
-		if had["variables.B.passphrase"] != "hunter-phrase" || had["variables.B.password"] != "hunter-password" || had["variables.A"] != "hunter-value" {
+		if had["password"] != "hunter-registry" || had["variables.A"] != "hunter-value" {
 			t.Errorf("sealed: %v", had)
 		}
 		return err
@@ -117,7 +117,7 @@ func TestSecretsOfDeleted(t *testing.T) {
 	}
 	left := func() (variables, sealed int) {
 		w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
-			return tx.QueryRow(`SELECT (SELECT COUNT(*) FROM variables), (SELECT COUNT(*) FROM pipelines WHERE sealed IS NOT NULL) +
+			return tx.QueryRow(`SELECT (SELECT COUNT(*) FROM variables WHERE name = 'STORED'), (SELECT COUNT(*) FROM pipelines WHERE sealed IS NOT NULL) +
 				(SELECT COUNT(*) FROM actions WHERE sealed IS NOT NULL) + (SELECT COUNT(*) FROM executions WHERE sealed IS NOT NULL)`).Scan(&variables, &sealed)
 		}))
 		return variables, sealed

@@ -180,8 +180,8 @@ func scanExecution(row scanner) (Execution, error) {
 }
 
 func loadSteps(tx *db.Tx, x *Execution) error {
-	rows, err := tx.Query(`SELECT id, idx, status, attempt, tries, not_before, started, finished, error, code, digest, image
-		FROM action_executions WHERE execution = ? ORDER BY idx`, x.ID)
+	rows, err := tx.Query(`SELECT s.id, s.idx, s.status, s.attempt, s.tries, s.not_before, s.started, s.finished, s.error, s.code, s.digest, s.image,
+		o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
 	if err != nil {
 		return err
 	}
@@ -189,9 +189,15 @@ func loadSteps(tx *db.Tx, x *Execution) error {
 	for rows.Next() {
 		var s ActionExecution
 		var before, start, end sql.NullInt64
+		var outputs []byte
 		if err := rows.Scan(&s.ID, &s.Index, &s.Status, &s.Attempt, &s.Tries, &before, &start, &end,
-			&s.Error, &s.Code, &s.Digest, &s.Image); err != nil {
+			&s.Error, &s.Code, &s.Digest, &s.Image, &outputs); err != nil {
 			return err
+		}
+		if len(outputs) > 0 && s.Status.Ended() { // else they are of an earlier attempt
+			if err := json.Unmarshal(outputs, &s.Outputs); err != nil {
+				return fmt.Errorf("execution %s in the store: %w", x.ID, err)
+			}
 		}
 		if s.Index < 0 || s.Index >= len(x.Steps) {
 			return fmt.Errorf("execution %s in the store: no action %d", x.ID, s.Index)

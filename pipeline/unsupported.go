@@ -33,12 +33,14 @@ func conditional(cs []Condition) bool {
 	return false
 }
 
+// unsupportedVariables is unsupported for variables. Such ones are refused where
+// they come in; those of an earlier version may have them.
 func unsupportedVariables(vs []Variable) []string {
 	var l []string
 	for i, v := range vs {
 		at := "variables." + strconv.Itoa(i) + "."
 		switch v.Type {
-		case "", "VAR", "FILE", "SSH_KEY", "SSH_PUBLIC_KEY":
+		case "", "VAR", "FILE", "SSH_KEY", "SSH_PUBLIC_KEY", "GPG_KEY":
 		default:
 			l = append(l, at+"type "+v.Type)
 		}
@@ -46,8 +48,6 @@ func unsupportedVariables(vs []Variable) []string {
 			is   bool
 			name string
 		}{
-			{v.Settable, "settable"},
-			{v.RunOnlySettable, "run_only_settable"},
 			{v.InitPath != "", "init_path"},
 			{v.Defaults != "", "defaults"},
 			{v.Password != "", "password"},

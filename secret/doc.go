@@ -9,6 +9,9 @@
 //
 //	workspace < project < pipeline < action
 //
+// A variable of an environment holds for what names that environment, and so far
+// nothing does. A workspace and a project have a key pair of their own at first.
+//
 // Through the front door an encrypted value reads as "!encrypted"; the same text
 // sent back leaves the value as it is. The true values come out of Effective and
 // OpenLogins alone, which are for the moment of a call to the engine.

@@ -53,6 +53,9 @@ var nothingKept = &project.Invalid{Fields: []project.Field{{
 func (s *Secrets) CreateVariable(ctx context.Context, by access.Actor, v Variable) (Variable, error) {
 	v = v.whole()
 	err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
+		if v.Scope, err = placed(tx, v.Scope); err != nil {
+			return err
+		}
 		if err := allow(tx, by, v.Scope, access.VariableAdd); err != nil {
 			return err
 		}
@@ -62,11 +65,11 @@ func (s *Secrets) CreateVariable(ctx context.Context, by access.Actor, v Variabl
 		if v.Encrypted && v.Value == Encrypted {
 			return nothingKept
 		}
-		v.Updated = tx.Now
-		if v.ID, err = insertVariable(tx, v); err != nil {
+		if err := s.giveKey(tx, v.Scope); err != nil {
 			return err
 		}
-		return s.saveVariable(tx, v)
+		v, err = s.insertWhole(tx, v)
+		return err
 	})
 	if err != nil {
 		return Variable{}, err
@@ -74,15 +77,38 @@ func (s *Secrets) CreateVariable(ctx context.Context, by access.Actor, v Variabl
 	return v.hidden(), nil
 }
 
-// Variables lists the variables of exactly that scope, oldest first.
+// insertWhole writes a new variable with its value.
+func (s *Secrets) insertWhole(tx *db.Tx, v Variable) (_ Variable, err error) {
+	v.Updated = tx.Now
+	if v.ID, err = insertVariable(tx, v); err != nil {
+		return Variable{}, err
+	}
+	return v, s.saveVariable(tx, v)
+}
+
+// Variables lists the variables of exactly that scope, oldest first. A new
+// workspace or project has one, a key of its own.
 func (s *Secrets) Variables(ctx context.Context, by access.Actor, at Scope) (list []Variable, err error) {
+	var has bool
 	err = s.db.Read(ctx, func(tx *db.Tx) (err error) {
+		if at, err = placed(tx, at); err != nil {
+			return err
+		}
 		if err := allow(tx, by, at, access.VariableInfo); err != nil {
+			return err
+		}
+		if has, err = hasKey(tx, at); err != nil {
 			return err
 		}
 		list, err = s.variables(tx, `WHERE workspace = ? AND place = ? ORDER BY id`, at.Workspace, at.place())
 		return err
 	})
+	if err == nil && !has {
+		err = s.db.Write(ctx, func(tx *db.Tx) (err error) {
+			list, err = s.withKey(tx, by, at)
+			return err
+		})
+	}
 	for i := range list {
 		list[i] = list[i].hidden()
 	}
@@ -116,32 +142,32 @@ func (s *Secrets) seen(tx *db.Tx, by access.Actor, id int64, right access.Scope)
 	return l[0], nil
 }
 
-// UpdateVariable replaces a variable but for id and scope; an empty key or type
-// stays, and so does a value that is given as Encrypted. A value that was hidden
-// does not come to light by this: to end its encryption a new one is needed.
-func (s *Secrets) UpdateVariable(ctx context.Context, by access.Actor, v Variable) (Variable, error) {
-	err := s.db.Write(ctx, func(tx *db.Tx) error {
-		old, err := s.seen(tx, by, v.ID, access.VariableManage)
+// UpdateVariable changes a variable by change, which gets it as it is (a hidden
+// value as Encrypted) and must do nothing slow; what it does to id, scope and
+// what is read only does not count. A value left as Encrypted stays. A value that
+// was hidden does not come to light by this: to end its encryption a new one is
+// needed.
+func (s *Secrets) UpdateVariable(ctx context.Context, by access.Actor, id int64, change func(*Variable) error) (v Variable, err error) {
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		old, err := s.seen(tx, by, id, access.VariableManage)
 		if err != nil {
 			return err
 		}
-		v.Scope, v.Updated = old.Scope, tx.Now
-		if v.Key == "" {
-			v.Key = old.Key
+		v = old.hidden()
+		if err := change(&v); err != nil {
+			return err
 		}
-		if v.Type == "" {
-			v.Type = old.Type
-		}
+		v.ID, v.Scope, v.Updated, v.Public = old.ID, old.Scope, tx.Now, Public{}
 		v = v.whole()
-		if old.Encrypted && v.Value == Encrypted {
-			if !v.Encrypted {
+		if v.Value == Encrypted {
+			if old.Encrypted && !v.Encrypted {
 				return &project.Invalid{Fields: []project.Field{{
 					Path: "value", Kind: "required", Message: "must be given anew when the variable is no longer encrypted",
 				}}}
 			}
-			v.Value = old.Value
-		} else if v.Encrypted && v.Value == Encrypted {
-			v.Value = old.Value // it was in clear and becomes encrypted
+			if v.Encrypted {
+				v.Value = old.Value
+			}
 		}
 		if err := v.Validate(); err != nil {
 			return err
@@ -182,29 +208,25 @@ func (s *Secrets) Effective(ctx context.Context, at Scope) (list []Variable, err
 	return list, err
 }
 
-// Set gives a settable variable that holds at a scope a new value, as a command
-// in a container does by exporting it. Others are left alone; it tells whether
-// there was one.
-func (s *Secrets) Set(ctx context.Context, at Scope, key, value string) (found bool, err error) {
-	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		l, err := s.effective(tx, at)
-		if err != nil {
-			return err
+// SetIn gives a settable variable that holds at a scope a new value, as a
+// command in a container does by exporting it; with hide it is encrypted from
+// then on, if it was not. Others are left alone; it tells whether there was one.
+func (s *Secrets) SetIn(tx *db.Tx, at Scope, key, value string, hide bool) (found bool, err error) {
+	l, err := s.effective(tx, at)
+	if err != nil {
+		return false, err
+	}
+	for _, v := range l {
+		if v.Key != key || !v.Settable || v.Type != Var {
+			continue
 		}
-		for _, v := range l {
-			if v.Key != key || !v.Settable {
-				continue
-			}
-			found = true
-			v.Value, v.Updated = value, tx.Now
-			if err := v.Validate(); err != nil {
-				return err
-			}
-			return s.saveVariable(tx, v)
+		v.Value, v.Encrypted, v.Updated = value, v.Encrypted || hide, tx.Now
+		if err := (Variable{Key: key, Value: value, Type: Var, FilePlace: None}).Validate(); err != nil {
+			return true, fmt.Errorf("variable %s: %w", key, err)
 		}
-		return nil
-	})
-	return found, err
+		return true, s.saveVariable(tx, v)
+	}
+	return false, nil
 }
 
 // CreateLoginIn makes a login of a project. A host that has one already is

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -97,8 +98,12 @@ func TestVariables(t *testing.T) {
 	at := w.at(w.p.ID, 0, 0)
 	clear := w.variable(t, at, "CLEAR", "seen", false)
 	hidden := w.variable(t, at, "HIDDEN", "hunter2", true)
+	private, err := newKey("test")
+	if err != nil {
+		t.Fatal(err)
+	}
 	key, err := w.CreateVariable(t.Context(), w.admin, Variable{
-		Scope: at, Key: "id_key", Value: "-----BEGIN", Type: SSHKey, FilePlace: Container, FilePath: "~/.ssh/id", FileMode: "600",
+		Scope: at, Key: "id_key", Value: private, Type: SSHKey, FilePlace: Container, FilePath: "~/.ssh/id", FileMode: "600",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -107,11 +112,11 @@ func TestVariables(t *testing.T) {
 		t.Error(clear, hidden, key)
 	}
 	l, err := w.Variables(t.Context(), w.admin, at)
-	if err != nil || len(l) != 3 || l[0] != clear || l[1] != hidden || l[2] != key {
+	if err != nil || len(l) != 4 || l[0].Key != "id_project" || l[1] != clear || l[2] != hidden || l[3] != key {
 		t.Error(l, err)
 	}
-	for _, other := range []Scope{w.at("", 0, 0), w.at(w.q.ID, 0, 0), w.at(w.p.ID, 1, 0), w.at(w.p.ID, 0, 1)} {
-		if l, err := w.Variables(t.Context(), w.admin, other); err != nil || len(l) != 0 {
+	for other, first := range map[Scope]int{w.at("", 0, 0): 1, w.at(w.q.ID, 0, 0): 1, w.at(w.p.ID, 1, 0): 0, w.at(w.p.ID, 0, 1): 0} {
+		if l, err := w.Variables(t.Context(), w.admin, other); err != nil || len(l) != first {
 			t.Error(other, l, err)
 		}
 	}
@@ -135,7 +140,7 @@ func TestVariables(t *testing.T) {
 	}
 	update := func(v Variable) Variable {
 		t.Helper()
-		got, err := w.UpdateVariable(t.Context(), w.admin, v)
+		got, err := w.update(t, w.admin, v)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +155,7 @@ func TestVariables(t *testing.T) {
 	if opened("HIDDEN") != "new" {
 		t.Error(opened("HIDDEN"))
 	}
-	if _, err := w.UpdateVariable(t.Context(), w.admin, Variable{ID: hidden.ID, Value: Encrypted}); !errdefs.IsInvalidArgument(err) {
+	if _, err := w.update(t, w.admin, Variable{ID: hidden.ID, Value: Encrypted}); !errdefs.IsInvalidArgument(err) {
 		t.Error("a hidden value came to light:", err)
 	}
 	if got := update(Variable{ID: hidden.ID, Value: "shown"}); got.Value != "shown" || got.Encrypted {
@@ -159,7 +164,7 @@ func TestVariables(t *testing.T) {
 	if got := update(Variable{ID: clear.ID, Value: Encrypted, Encrypted: true}); got.Value != Encrypted || opened("CLEAR") != "seen" {
 		t.Error(got)
 	}
-	if _, err := w.UpdateVariable(t.Context(), w.admin, Variable{ID: clear.ID, Key: "HIDDEN", Encrypted: true, Value: "x"}); !errdefs.IsAlreadyExists(err) {
+	if _, err := w.update(t, w.admin, Variable{ID: clear.ID, Key: "HIDDEN", Encrypted: true, Value: "x"}); !errdefs.IsAlreadyExists(err) {
 		t.Error(err)
 	}
 	if _, err := w.CreateVariable(t.Context(), w.admin, Variable{Scope: at, Key: "NEW", Encrypted: true, Value: Encrypted}); !errdefs.IsInvalidArgument(err) {
@@ -176,6 +181,30 @@ func TestVariables(t *testing.T) {
 	}
 }
 
+// update makes a variable what v says, but for an empty key or type.
+func (w *world) update(t testing.TB, by access.Actor, v Variable) (Variable, error) {
+	t.Helper()
+	return w.UpdateVariable(t.Context(), by, v.ID, func(have *Variable) error {
+		key, typ := have.Key, have.Type
+		*have = v
+		have.Key, have.Type = cmp.Or(v.Key, key), cmp.Or(v.Type, typ)
+		return nil
+	})
+}
+
+// setVariable is SetIn in a transaction of its own.
+func (w *world) setVariable(t testing.TB, at Scope, key, value string, hide bool) (found bool) {
+	t.Helper()
+	err := w.db.Write(t.Context(), func(tx *db.Tx) (err error) {
+		found, err = w.SetIn(tx, at, key, value, hide)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
 func TestVariableRights(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -186,7 +215,7 @@ func TestVariableRights(t *testing.T) {
 		_, create = w.CreateVariable(t.Context(), by, Variable{Scope: at, Key: "B"})
 		_, list = w.Variables(t.Context(), by, at)
 		_, one = w.Variable(t.Context(), by, id)
-		_, update = w.UpdateVariable(t.Context(), by, Variable{ID: id, Value: "y"})
+		_, update = w.update(t, by, Variable{ID: id, Value: "y"})
 		return create, list, one, update, w.DeleteVariable(t.Context(), by, id)
 	}
 	ok := func(err error) bool { return err == nil }
@@ -249,6 +278,9 @@ func TestEffective(t *testing.T) {
 		}
 		var got []string
 		for _, v := range l {
+			if v.Type == SSHKey { // the first ones
+				continue
+			}
 			if v.Key == "V" {
 				v.Key += "=" + v.Value
 			}
@@ -258,20 +290,17 @@ func TestEffective(t *testing.T) {
 			t.Errorf("%q, not %q", s, want)
 		}
 	}
-	if found, err := w.Set(t.Context(), w.at(w.p.ID, 7, 70), "V", "set"); !found || err != nil {
-		t.Error(found, err)
-	}
-	if found, err := w.Set(t.Context(), w.at(w.p.ID, 7, 70), "UNKNOWN", "set"); found || err != nil {
-		t.Error(found, err)
+	if !w.setVariable(t, w.at(w.p.ID, 7, 70), "V", "set", false) || w.setVariable(t, w.at(w.p.ID, 7, 70), "UNKNOWN", "set", false) {
+		t.Error("set")
 	}
 	l, err := w.Effective(t.Context(), w.at(w.p.ID, 7, 70))
-	if err != nil || l[len(l)-1].Value != "set" {
+	if err != nil || l[4].Key != "V" || l[4].Value != "set" {
 		t.Error(l, err)
 	}
 	if err := w.db.Write(t.Context(), func(tx *db.Tx) error { return Drop(tx, w.at(w.p.ID, 7, 70)) }); err != nil {
 		t.Error(err)
 	}
-	if l, err := w.Effective(t.Context(), w.at(w.p.ID, 7, 70)); err != nil || len(l) != 4 {
+	if l, err := w.Effective(t.Context(), w.at(w.p.ID, 7, 70)); err != nil || len(l) != 6 {
 		t.Error(l, err)
 	}
 }
@@ -283,7 +312,9 @@ func TestVariableInput(t *testing.T) {
 		"key":                                  {},
 		"key ":                                 {Key: "1A"},
 		"key type":                             {Key: "a b", Type: "WRONG"},
-		"type":                                 {Key: "A", Type: "GPG_KEY"},
+		"type":                                 {Key: "A", Type: "IOS_KEYCHAIN"},
+		"settable run_only_settable":           {Key: "A", Type: File, FilePlace: None, Settable: true, RunOnlySettable: true},
+		"value   ":                             {Key: "A", Type: SSHKey, FilePlace: None, Value: "-----BEGIN"},
 		"value":                                {Key: "A", Value: "a\x00"},
 		"value ":                               {Key: "A", Value: strings.Repeat("x", maxValue+1)},
 		"value  ":                              {Key: "A", Value: strings.Repeat("x", MaxWord-1)}, // with A=
@@ -291,7 +322,7 @@ func TestVariableInput(t *testing.T) {
 		"file_place":                           {Key: "A", FilePlace: "THERE"},
 		"file_place ":                          {Key: "A", FilePlace: Container, FilePath: "/x"},
 		"file_place  ":                         {Key: "A", Type: File},
-		"file_place   ":                        {Key: "A", Type: SSHKey, FilePath: "/x"},
+		"file_place   ":                        {Key: "A", Type: PublicKey, FilePath: "/x"},
 		"file_path":                            {Key: "A", Type: File, FilePlace: Container},
 		"file_path ":                           {Key: "A", Type: File, FilePlace: Container, FilePath: "x"},
 		"key type value file_place file_chmod": {Type: "?", Value: "\xff", FilePlace: "?", FileMode: "999"},

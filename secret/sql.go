@@ -20,9 +20,9 @@ func loginRow(id string) string { return "login/" + id }
 
 // insertVariable makes a row, whose number the value is sealed with afterwards.
 func insertVariable(tx *db.Tx, v Variable) (int64, error) {
-	id, err := tx.Insert(`INSERT INTO variables (workspace, project, pipeline, action, place, name, value, type, encrypted, settable, file_place, updated)
-		VALUES (?, ?, ?, ?, ?, ?, x'', ?, ?, ?, ?, ?)`, v.Scope.Workspace, orNull(string(v.Scope.Project)), v.Scope.Pipeline, v.Scope.Action,
-		v.Scope.place(), v.Key, v.Type, v.Encrypted, v.Settable, v.FilePlace, db.Micros(v.Updated))
+	id, err := tx.Insert(`INSERT INTO variables (workspace, project, environment, pipeline, action, place, name, value, type, encrypted, settable, file_place, updated)
+		VALUES (?, ?, ?, ?, ?, ?, ?, x'', ?, ?, ?, ?, ?)`, v.Scope.Workspace, orNull(string(v.Scope.Project)), orNull(v.Scope.Environment),
+		v.Scope.Pipeline, v.Scope.Action, v.Scope.place(), v.Key, v.Type, v.Encrypted, v.Settable, v.FilePlace, db.Micros(v.Updated))
 	if err != nil {
 		return 0, fmt.Errorf("variable %s: %w", v.Key, err)
 	}
@@ -41,9 +41,9 @@ func (s *Secrets) saveVariable(tx *db.Tx, v Variable) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`UPDATE variables SET name = ?, value = ?, type = ?, description = ?, encrypted = ?, settable = ?, file_place = ?,
-		file_path = ?, file_mode = ?, updated = ? WHERE id = ?`, v.Key, sealed, v.Type, v.Description, v.Encrypted, v.Settable, v.FilePlace,
-		v.FilePath, v.FileMode, db.Micros(v.Updated), v.ID)
+	_, err = tx.Exec(`UPDATE variables SET name = ?, value = ?, type = ?, description = ?, encrypted = ?, settable = ?, run_settable = ?,
+		file_place = ?, file_path = ?, file_mode = ?, updated = ? WHERE id = ?`, v.Key, sealed, v.Type, v.Description, v.Encrypted, v.Settable,
+		v.RunOnlySettable, v.FilePlace, v.FilePath, v.FileMode, db.Micros(v.Updated), v.ID)
 	if err != nil {
 		return fmt.Errorf("variable %s: %w", v.Key, err)
 	}
@@ -52,8 +52,8 @@ func (s *Secrets) saveVariable(tx *db.Tx, v Variable) error {
 
 // variables reads variables with their true values.
 func (s *Secrets) variables(tx *db.Tx, where string, args ...any) (list []Variable, err error) {
-	rows, err := tx.Query(`SELECT id, workspace, COALESCE(project, ''), pipeline, action, name, value, type, description, encrypted, settable,
-		file_place, file_path, file_mode, updated FROM variables `+where, args...)
+	rows, err := tx.Query(`SELECT id, workspace, COALESCE(project, ''), COALESCE(environment, ''), pipeline, action, name, value, type, description,
+		encrypted, settable, run_settable, file_place, file_path, file_mode, updated FROM variables `+where, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -62,8 +62,8 @@ func (s *Secrets) variables(tx *db.Tx, where string, args ...any) (list []Variab
 		var v Variable
 		var sealed []byte
 		var updated sql.NullInt64
-		if err := rows.Scan(&v.ID, &v.Scope.Workspace, &v.Scope.Project, &v.Scope.Pipeline, &v.Scope.Action, &v.Key, &sealed, &v.Type,
-			&v.Description, &v.Encrypted, &v.Settable, &v.FilePlace, &v.FilePath, &v.FileMode, &updated); err != nil {
+		if err := rows.Scan(&v.ID, &v.Scope.Workspace, &v.Scope.Project, &v.Scope.Environment, &v.Scope.Pipeline, &v.Scope.Action, &v.Key,
+			&sealed, &v.Type, &v.Description, &v.Encrypted, &v.Settable, &v.RunOnlySettable, &v.FilePlace, &v.FilePath, &v.FileMode, &updated); err != nil {
 			return nil, err
 		}
 		text, err := s.box.Open(sealed, variableRow(v.ID))

@@ -17,10 +17,11 @@ const Encrypted = "!encrypted"
 
 // Scope is where a variable or login holds; the narrowest set field says.
 type Scope struct {
-	Workspace string     // UUID, always set
-	Project   project.ID // or ""
-	Pipeline  int64      // or 0
-	Action    int64      // or 0
+	Workspace   string     // UUID, always set
+	Project     project.ID // or ""
+	Environment string     // UUID or ""; one who has it has no pipeline
+	Pipeline    int64      // or 0
+	Action      int64      // or 0
 }
 
 // place is the narrowest set field in one word.
@@ -30,6 +31,8 @@ func (s Scope) place() string {
 		return fmt.Sprintf("action/%d", s.Action)
 	case s.Pipeline != 0:
 		return fmt.Sprintf("pipeline/%d", s.Pipeline)
+	case s.Environment != "":
+		return "environment/" + s.Environment
 	case s.Project != "":
 		return "project/" + string(s.Project)
 	}
@@ -39,7 +42,7 @@ func (s Scope) place() string {
 // places are those whose variables hold at s, widest first.
 func (s Scope) places() []string {
 	l := []string{"workspace"}
-	for _, n := range []Scope{{Project: s.Project}, {Pipeline: s.Pipeline}, {Action: s.Action}} {
+	for _, n := range []Scope{{Project: s.Project}, {Environment: s.Environment}, {Pipeline: s.Pipeline}, {Action: s.Action}} {
 		if p := n.place(); p != "workspace" {
 			l = append(l, p)
 		}
@@ -49,9 +52,11 @@ func (s Scope) places() []string {
 
 // Types of variables.
 const (
-	Var    = "VAR"
-	File   = "FILE"
-	SSHKey = "SSH_KEY"
+	Var       = "VAR"
+	File      = "FILE"
+	SSHKey    = "SSH_KEY"
+	PublicKey = "SSH_PUBLIC_KEY"
+	GPGKey    = "GPG_KEY"
 )
 
 // Places of files.
@@ -62,18 +67,22 @@ const (
 
 // Variable is a named value for pipelines.
 type Variable struct {
-	ID          int64
-	Scope       Scope
-	Key         string
-	Value       string // Encrypted when it is read through the front door and is encrypted
-	Type        string // VAR, FILE, SSH_KEY; "": VAR
-	Description string
-	Encrypted   bool // always, of an SSH_KEY
-	Settable    bool
-	FilePlace   string // NONE or CONTAINER; "": NONE, of a VAR alone
-	FilePath    string
-	FileMode    string // octal, "": 600
-	Updated     time.Time
+	ID              int64
+	Scope           Scope
+	Key             string
+	Value           string // Encrypted when it is read through the front door and is encrypted
+	Type            string // "": VAR
+	Description     string
+	Encrypted       bool   // always, of an SSH_KEY and a GPG_KEY
+	Settable        bool   // commands may give it another value, for later actions and later runs
+	RunOnlySettable bool   // or for the later actions of their own run alone
+	FilePlace       string // NONE or CONTAINER; "": NONE, of a VAR alone
+	FilePath        string
+	FileMode        string // octal, "": 600
+	Updated         time.Time
+
+	// Public tells of an SSH_KEY what may be known of it; read only.
+	Public Public
 }
 
 // MaxWord is how long an argument of a program may be, and a variable of its
@@ -82,9 +91,12 @@ type Variable struct {
 const MaxWord = 128<<10 - 1
 
 const (
-	maxValue       = 256 << 10 // bytes
-	maxDescription = 4096
+	maxValue = 1 << 20 // bytes
+	maxText  = 4096
 )
+
+// maxDescription is that of logins, too.
+const maxDescription = maxText
 
 var (
 	keys  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -99,13 +111,23 @@ func (v Variable) whole() Variable {
 	if v.FilePlace == "" && v.Type == Var {
 		v.FilePlace = None
 	}
-	v.Encrypted = v.Encrypted || v.Type == SSHKey
+	v.Encrypted = v.Encrypted || secretType(v.Type)
 	return v
 }
+
+// IsMode tells whether a text is the mode of a file, like 600.
+func IsMode(s string) bool { return modes.MatchString(s) }
+
+// Unobeyed is what is said of members of a variable that could have no effect
+// here: init_path, defaults, password, passphrase and key_identifier.
+const Unobeyed = "is not supported: nobody is asked for a value, and keys are placed as they are"
+
+func secretType(t string) bool { return t == SSHKey || t == GPGKey }
 
 // Validate finds all that is wrong, paths in the words of the dialect that has
 // variables.
 func (v Variable) Validate() error {
+	v = v.whole()
 	var bad project.Invalid
 	switch {
 	case v.Key == "":
@@ -115,12 +137,23 @@ func (v Variable) Validate() error {
 	case !keys.MatchString(v.Key):
 		bad.Add("key", "format", "must be letters, digits and _, and not begin with a digit")
 	}
+	known := true
 	switch v.Type {
-	case Var, File, SSHKey:
-	case "SSH_PUBLIC_KEY", "GPG_KEY", "IOS_KEYCHAIN", "IOS_PROVISION_PROFILES":
-		bad.Add("type", "unsupported", v.Type+" is not supported")
+	case Var, File, SSHKey, PublicKey, GPGKey:
+	case "IOS_KEYCHAIN", "IOS_PROVISION_PROFILES":
+		known = false
+		bad.Add("type", "unsupported", "is not supported: nothing of iOS is built here")
 	default:
-		bad.Add("type", "enum", "must be VAR, FILE or SSH_KEY")
+		known = false
+		bad.Add("type", "enum", "must be one of VAR, FILE, SSH_KEY, SSH_PUBLIC_KEY, GPG_KEY")
+	}
+	if known && v.Type != Var {
+		if v.Settable {
+			bad.Add("settable", "conflict", "goes with type VAR alone: a file cannot be exported")
+		}
+		if v.RunOnlySettable {
+			bad.Add("run_only_settable", "conflict", "goes with type VAR alone: a file cannot be exported")
+		}
 	}
 	switch {
 	case len(v.Value) > maxValue:
@@ -129,10 +162,19 @@ func (v Variable) Validate() error {
 		bad.Add("value", "maximum", fmt.Sprintf("must be at most %d bytes with the key and =: no program can be started with more; a FILE may be longer", MaxWord))
 	case !utf8.ValidString(v.Value) || strings.ContainsRune(v.Value, 0):
 		bad.Add("value", "format", "must be text")
+	case v.Type == SSHKey && v.Value != Encrypted: // which is another one
+		if _, err := publicOf(v.Value); err != nil {
+			bad.Add("value", "format", "must be a private key in PEM format")
+		}
 	}
 	bad.Text("description", v.Description, maxDescription)
+	v.validatePlace(known, &bad)
+	return bad.Err()
+}
+
+func (v Variable) validatePlace(known bool, bad *project.Invalid) {
 	switch {
-	case v.FilePlace == "" && (v.Type == File || v.Type == SSHKey):
+	case v.FilePlace == "" && known && v.Type != Var:
 		bad.Add("file_place", "required", "must be CONTAINER, with file_path; with NONE no container has it")
 	case v.FilePlace == "": // the type is wrong
 	case v.FilePlace != None && v.FilePlace != Container:
@@ -144,15 +186,17 @@ func (v Variable) Validate() error {
 	case v.FilePlace == Container && !path.IsAbs(v.FilePath) && !strings.HasPrefix(v.FilePath, "~/"):
 		bad.Add("file_path", "format", "must begin with / or ~/")
 	}
-	bad.NoNUL("file_path", v.FilePath)
-	if v.FileMode != "" && !modes.MatchString(v.FileMode) {
+	bad.Text("file_path", v.FilePath, maxText)
+	if v.FileMode != "" && !IsMode(v.FileMode) {
 		bad.Add("file_chmod", "format", "must be octal, like 600")
 	}
-	return bad.Err()
 }
 
 // hidden is how a variable leaves the front door.
 func (v Variable) hidden() Variable {
+	if v.Type == SSHKey {
+		v.Public, _ = publicOf(v.Value) // an older one may be none
+	}
 	if v.Encrypted {
 		v.Value = Encrypted
 	}

@@ -150,6 +150,10 @@ func (w *world) fill() {
 	}, nil)
 	w.do("POST", "/user/tokens", map[string]any{"name": "t", "scopes": []string{"USER_INFO"}}, &tok)
 	w.people()
+	var variable, environment struct{ ID any }
+	w.do("POST", "/workspaces/default/variables", map[string]any{"key": "A"}, &variable)
+	w.do("POST", "/workspaces/default/environments", map[string]any{"name": "live"}, &environment)
+	w.ids["variable"], w.ids["environment"] = fmt.Sprintf("%.0f", variable.ID), fmt.Sprint(environment.ID)
 	w.ids["workspace"], w.ids["namespace"], w.ids["project"], w.ids["repo"] = "default", "default", "app", "built"
 	w.ids["pipeline"], w.ids["action"], w.ids["number"], w.ids["step"] = fmt.Sprintf("%.0f", pl.ID), fmt.Sprintf("%.0f", a.ID), fmt.Sprintf("%.0f", x.ID), e.ActionExecutions[0].ID
 	w.ids["stackId"], w.ids["serviceId"], w.ids["volumeId"], w.ids["ingressId"] = w.ids["projectId"], services[0].ID, volumes[0].ID, ingresses[0].ID
@@ -187,7 +191,7 @@ func (w *world) people() {
 
 var allScopes = []string{
 	"WORKSPACE", "REPOSITORY_WRITE", "EXECUTION_MANAGE", "PROJECT_DELETE", "VARIABLE_MANAGE", "TOKEN_MANAGE", "TOKEN_INFO", "USER_INFO", "WORKSPACES_MANAGE",
-	"PROJECT_MANAGE", "STACK_WRITE", "IMAGE_WRITE", "INTEGRATION_MANAGE",
+	"PROJECT_MANAGE", "STACK_WRITE", "IMAGE_WRITE", "INTEGRATION_MANAGE", "ENVIRONMENT_MANAGE",
 }
 
 func (w *world) token(body map[string]any) string {

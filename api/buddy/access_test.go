@@ -32,6 +32,7 @@ func rows() map[string]row {
 		w + "/members", w + "/members/{member}", w + "/groups", w + "/groups/{group}", w + "/groups/{group}/members", w + "/groups/{group}/members/{member}",
 		w + "/permissions", w + "/permissions/{permission}", p + "/members", p + "/members/{member}", p + "/groups", p + "/groups/{group}",
 		w + "/integrations", w + "/integrations/{integration}",
+		w + "/variables", w + "/variables/{variable}", w + "/environments", w + "/environments/{environment}",
 	} {
 		m["GET "+path] = row{look: path == "/workspaces" || path == w || path == w+"/projects" || path == p}
 	}
@@ -43,6 +44,7 @@ func rows() map[string]row {
 		l + "/executions/{number}": `{"operation":"RETRY"}`, w + "/members/{member}": `{"admin":false}`, w + "/groups/{group}": `{"name":"x"}`,
 		w + "/groups/{group}/members/{member}": `{"status":"MEMBER"}`, w + "/permissions/{permission}": `{"name":"x"}`,
 		w + "/integrations/{integration}": `{"name":"x"}`,
+		w + "/variables/{variable}":       `{"value":"x"}`,
 		p + "/members/{member}":           `{"permission_set":{"id":1}}`, p + "/groups/{group}": `{"permission_set":{"id":1}}`,
 	} {
 		m["PATCH "+path] = row{body: body}
@@ -52,7 +54,8 @@ func rows() map[string]row {
 		l + "/actions": `{"name":"x","type":"DOCKERFILE","dockerfile_path":"D"}`, l + "/executions": `{}`, w + "/members": `{"email":"x@example.com"}`,
 		w + "/groups": `{"name":"y"}`, w + "/groups/{group}/members": `{"id":1}`, w + "/permissions": `{"name":"y"}`,
 		w + "/integrations": `{"name":"y","type":"GIT_HUB","scope":"WORKSPACE","token":"t"}`,
-		p + "/members":      `{"id":3,"permission_set":{"id":1}}`, p + "/groups": `{"id":2,"permission_set":{"id":1}}`,
+		w + "/variables":    `{"key":"B"}`, w + "/environments": `{"name":"b"}`,
+		p + "/members": `{"id":3,"permission_set":{"id":1}}`, p + "/groups": `{"id":2,"permission_set":{"id":1}}`,
 	} {
 		m["POST "+path] = row{body: body}
 	}
@@ -63,7 +66,7 @@ func rows() map[string]row {
 func order() []string {
 	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}", "/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
 	return []string{
-		"/user/tokens/{id}", l + "/actions/{action}", l, p + "/members/{member}", p + "/groups/{group}", p, w + "/groups/{group}/members/{member}",
+		"/user/tokens/{id}", w + "/variables/{variable}", w + "/environments/{environment}", l + "/actions/{action}", l, p + "/members/{member}", p + "/groups/{group}", p, w + "/groups/{group}/members/{member}",
 		w + "/groups/{group}", w + "/permissions/{permission}", w + "/members/{member}", w + "/integrations/{integration}", w,
 	}
 }
@@ -92,9 +95,12 @@ func newTableWorld(t *testing.T) *tableWorld {
 	w.get(201, "POST", ws+"/projects/web/members", fmt.Sprintf(`{"id":%v,"permission_set":{"id":1}}`, member))
 	w.get(201, "POST", ws+"/projects/web/groups", fmt.Sprintf(`{"id":%v,"permission_set":{"id":1}}`, group))
 	integration := w.get(201, "POST", ws+"/integrations", `{"name":"i","type":"GIT_HUB","scope":"WORKSPACE","token":"t"}`)["hash_id"]
+	variable := w.get(201, "POST", ws+"/variables", `{"key":"A"}`)["id"]
+	environment := w.get(201, "POST", ws+"/environments", `{"name":"a"}`)["id"]
 	token := w.get(201, "POST", "/user/tokens", `{"name":"t"}`)["id"]
 	return &tableWorld{w, strings.NewReplacer("{workspace}", "acme", "{project}", "web", "{pipeline}", w.vars["pipeline"], "{action}", fmt.Sprint(action), "{number}", fmt.Sprint(x),
-		"{step}", fmt.Sprint(step), "{member}", fmt.Sprint(member), "{group}", fmt.Sprint(group), "{permission}", fmt.Sprint(set), "{integration}", fmt.Sprint(integration), "{id}", fmt.Sprint(token))}
+		"{step}", fmt.Sprint(step), "{member}", fmt.Sprint(member), "{group}", fmt.Sprint(group), "{permission}", fmt.Sprint(set), "{integration}", fmt.Sprint(integration),
+		"{variable}", fmt.Sprint(variable), "{environment}", fmt.Sprint(environment), "{id}", fmt.Sprint(token))}
 }
 
 // send asks a route with a token; from is the address of the client.

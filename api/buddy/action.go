@@ -97,7 +97,7 @@ func commonFields() []field[action] {
 			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }).as(partly, "WAIT_ON_SUCCESS is obeyed; actions run one after the other"),
 		boolField("run_only_on_first_failure", func(a *action) *bool { return &a.FirstFailureOnly }),
 		{
-			name: "variables", status: partly, note: "settable, run_only_settable, init_path, defaults, password, passphrase, key_identifier and the types GPG_KEY, IOS_KEYCHAIN, IOS_PROVISION_PROFILES are not",
+			name: "variables", status: obeyed, note: "init_path, defaults, password, passphrase, key_identifier and the types IOS_KEYCHAIN, IOS_PROVISION_PROFILES are refused",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Variables = d.variables(raw) },
 			out: func(a *action, _ *kept) any { return fromVariables(a.Variables) },
 		},

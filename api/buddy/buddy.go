@@ -93,6 +93,8 @@ func (h *handlers) table() map[string]api.Handler {
 
 		"GET " + w + "/projects":    h.listProjects,
 		"POST " + w + "/projects":   h.createProject,
+		"GET " + w + "/variables":   h.listVariables,
+		"POST " + w + "/variables":  h.createVariable,
 		"GET " + p:                  h.getProject,
 		"PATCH " + p:                h.updateProject,
 		"DELETE " + p:               h.deleteProject,
@@ -106,6 +108,13 @@ func (h *handlers) table() map[string]api.Handler {
 		"GET " + l + "/executions":  h.listExecutions,
 		"POST " + l + "/executions": h.startExecution,
 
+		"GET " + w + "/variables/{variable}":                              h.getVariable,
+		"PATCH " + w + "/variables/{variable}":                            h.updateVariable,
+		"DELETE " + w + "/variables/{variable}":                           h.deleteVariable,
+		"GET " + w + "/environments":                                      h.listEnvironments,
+		"POST " + w + "/environments":                                     h.createEnvironment,
+		"GET " + w + "/environments/{environment}":                        h.getEnvironment,
+		"DELETE " + w + "/environments/{environment}":                     h.deleteEnvironment,
 		"GET " + l + "/actions/{action}":                                  h.getAction,
 		"PATCH " + l + "/actions/{action}":                                h.updateAction,
 		"DELETE " + l + "/actions/{action}":                               h.deleteAction,

@@ -41,6 +41,7 @@ type world struct {
 	token string
 	h     http.Handler
 	vars  map[string]string // captured by exchanges
+	dir   string            // of the store and all else
 }
 
 func newWorld(t testing.TB) *world {
@@ -51,7 +52,7 @@ func newWorld(t testing.TB) *world {
 func newWorldWith(t testing.TB, cfg source.Config) *world {
 	t.Helper()
 	r := apitest.NewRooms(t, "admin", "acme", cfg)
-	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}}
+	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}, dir: r.Dir}
 	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
 	w.rooms = Rooms{r.Access, r.Projects, r.Secrets, r.Sources, r.Pipelines(site)}
 	s := api.NewServer(r.Access, api.Options{})
@@ -222,6 +223,7 @@ func TestBadInput(t *testing.T) {
 	a := fmt.Sprintf("%s/actions/%v", p, w.get(201, "POST", p+"/actions", `{"name":"b","type":"DOCKERFILE","dockerfile_path":"Dockerfile","disabled":true}`)["id"])
 	x := fmt.Sprintf("%s/executions/%v", p, w.get(201, "POST", p+"/executions", "")["id"])
 	w.wait(x)
+	const v = "/workspaces/acme/variables"
 	for _, c := range []struct {
 		method, path, body string
 		status             int
@@ -274,6 +276,36 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/workspaces/other", ``, 404, ""},
 		{"GET", "/workspaces/acme/projects/none/pipelines", ``, 404, ""},
 		{"GET", "/workspaces/acme/variables2", ``, 404, ""},
+		{"POST", v, `{}`, 400, "key: must not be empty"},
+		{
+			"POST", v, `{"key":"1","value":5,"type":"IOS_KEYCHAIN","encrypted":"x","init_path":"p","defaults":"a,b","password":"x","passphrase":"x","key_identifier":"x","file_chmod":"9"}`,
+			400, "value: must be a string|encrypted: must be true or false|init_path: is not supported|defaults: is not supported|password: is not supported|passphrase: is not supported|key_identifier: is not supported|key: must be letters|type: is not supported|file_chmod: must be octal",
+		},
+		{"POST", v, `{"key":"A","type":"FILE","settable":true}`, 400, "settable: goes with type VAR|file_place: must be CONTAINER"},
+		{"POST", v, `{"key":"A","project":{"name":"none"}}`, 400, "project.name: does not exist"},
+		{"POST", v, `{"key":"A","project":{}}`, 400, "project.name: must say which one"},
+		{"POST", v, `{"key":"A","pipeline":{"id":999}}`, 400, "pipeline.id: does not exist"},
+		{"POST", v, `{"key":"A","pipeline":{"id":"x"}}`, 400, "pipeline.id: must be an integer"},
+		{"POST", v, `{"key":"A","action":{"id":999}}`, 400, "action.id: does not exist"},
+		{"POST", v, `{"key":"A","environment":{"id":"none"}}`, 400, "environment.id: does not exist"},
+		{"POST", v, `{"key":"A","project":{"name":"web"},"environment":{"id":"none"}}`, 400, "scope: a variable is of one"},
+		{"POST", v, `{"key":"A","encrypted":true,"value":"!encrypted"}`, 400, "value: there is no value yet"},
+		{"POST", v, `{"key":"id_workspace"}`, 400, "id_workspace"},
+		{"POST", v, `{"key":"A","value":"` + strings.Repeat("x", 1<<20+1) + `","type":"FILE","file_place":"NONE","description":"` + strings.Repeat("x", 4097) + `"}`, 400, "value: must be at most 1048576 bytes|description: must be at most 4096"},
+		{"GET", v + "?projectName=none", ``, 404, ""},
+		{"GET", v + "?pipelineId=x", ``, 400, "pipelineId: must be a number"},
+		{"GET", v + "?actionId=999", ``, 404, ""},
+		{"GET", v + "?environment_id=none", ``, 404, ""},
+		{"GET", v + "/999", ``, 404, ""},
+		{"PATCH", v + "/x", `{}`, 404, ""},
+		{"DELETE", v + "/999", ``, 404, ""},
+		{"POST", "/workspaces/acme/environments", `{"name":5,"identifier":"a b","scope":"ALL","project":{"name":"none"}}`, 400, "name: must be a string|identifier: must be letters|scope: must be one of|project.name: does not exist"},
+		{"POST", "/workspaces/acme/environments", `{"name":"x","scope":"PROJECT"}`, 400, "project.name: must say which one"},
+		{"GET", "/workspaces/acme/environments/none", ``, 404, ""},
+		{
+			"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","variables":[{"key":"A","passphrase":"x","type":"GPG_KEY","file_place":"NONE"},{"key":"B","type":"IOS_KEYCHAIN"}]}`,
+			400, "variables.0.passphrase: is not supported|variables.1.type: is not supported",
+		},
 		{"POST", "/workspaces", `{}`, 400, "domain: is required"},
 		{"POST", "/workspaces", `{"domain":"acme"}`, 400, "taken"},
 		{"POST", "/workspaces/acme/projects", `{"name":"web"}`, 400, `"project web: the name is taken"`},

@@ -162,9 +162,17 @@ func fromStep(at place, x *pipeline.Execution, s pipeline.ActionExecution) objec
 		{"termination_date", termination},
 		{"approver_id", nil},
 		{"approval_date", nil},
-		{"passed_variables", []string{}},
-		{"outputted_variables", []string{}},
+		{"passed_variables", fromOutputs(x.Passed(s))},
+		{"outputted_variables", fromOutputs(s.Outputs)},
 	}
+}
+
+func fromOutputs(out []pipeline.Output) []object {
+	l := []object{}
+	for _, o := range out {
+		l = append(l, fromVariable(o.Variable))
+	}
+	return l
 }
 
 func (h *handlers) listExecutions(w http.ResponseWriter, r *http.Request, by access.Actor) error {

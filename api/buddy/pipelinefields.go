@@ -132,7 +132,7 @@ func stateFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return fromPermissions(p.Permissions) },
 		},
 		{
-			name: "variables", status: partly, note: "as those of an action",
+			name: "variables", status: obeyed, note: "as those of an action",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Variables = d.variables(raw) },
 			out: func(p *pipe, _ *kept) any { return fromVariables(p.Variables) },
 		},

@@ -44,12 +44,28 @@ func accepted(pattern string) []access.Scope {
 			return []access.Scope{access.IntegrationAdd}
 		}
 		return either(access.IntegrationInfo, access.IntegrationManage)
+	case strings.HasPrefix(whole, "/variables"):
+		return addOrManage(method, access.VariableInfo, access.VariableAdd, access.VariableManage)
+	case strings.HasPrefix(whole, "/environments"):
+		return addOrManage(method, "ENVIRONMENT_INFO", "ENVIRONMENT_ADD", "ENVIRONMENT_MANAGE")
 	case inWorkspace && whole == "/projects":
 		return either(access.ProjectRead, access.ProjectWrite)
 	case whole == "" && inWorkspace, path == "/workspaces":
 		return either(access.Workspace, access.WorkspacesManage)
 	}
 	return nil
+}
+
+// addOrManage is accepted for what has a scope for making, and a wider one for
+// changing.
+func addOrManage(method string, info, add, manage access.Scope) []access.Scope {
+	switch method {
+	case "GET":
+		return []access.Scope{info}
+	case "POST":
+		return []access.Scope{add}
+	}
+	return []access.Scope{manage}
 }
 
 // acceptedInProject is accepted for what is below a project.

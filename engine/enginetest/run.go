@@ -239,6 +239,7 @@ func (s *suite) runSpecs(t *testing.T) {
 			t.Errorf("in the volume: %q %q %q", a, x, b)
 		}
 	})
+	s.runOutputs(t)
 	t.Run("export", func(t *testing.T) {
 		id, spec := s.sh(t, "echo made > /tmp/made; exit 9")
 		spec.Export = &engine.VolumePath{Volume: spec.Mounts[0].Volume, Path: "out/fs.tar"}
@@ -269,6 +270,54 @@ func (s *suite) runSpecs(t *testing.T) {
 		spec.Mounts[0].Volume = "never-made"
 		if _, err := s.Engine.Run(t.Context(), id, spec); !errdefs.IsNotFound(err) {
 			t.Errorf("the error is %v", err)
+		}
+	})
+}
+
+func (s *suite) runOutputs(t *testing.T) {
+	run := func(t *testing.T, script string) (id string, spec engine.RunSpec, x engine.Exit) {
+		t.Helper()
+		id, spec = s.sh(t, script)
+		spec.Output, spec.User = "/dev/told", "65534"
+		spec.Export = &engine.VolumePath{Volume: spec.Mounts[0].Volume, Path: "out/fs.tar"}
+		x, err := s.Engine.Run(t.Context(), id, spec)
+		s.ok(t, err)
+		return id, spec, x
+	}
+	t.Run("output", func(t *testing.T) {
+		id, spec, x := run(t, "test -f /dev/told || exit 9; echo one > /dev/told; echo two >> /dev/told; exit 3")
+		if x.Output != "one\ntwo\n" || x.Code != 3 {
+			t.Errorf("got %+v", x)
+		}
+		if all := entries(t, strings.NewReader(s.file(t, spec.Mounts[0].Volume, "out/fs.tar"))); all["dev/told"] != "" {
+			t.Errorf("it is a part of the file system: %q", all["dev/told"])
+		}
+		for range 2 {
+			s.reopen(t)
+			again, err := s.Engine.Run(t.Context(), id, spec)
+			s.ok(t, err)
+			if !same(x, again) || again.Output != "one\ntwo\n" {
+				t.Errorf("after a restart: %+v", again)
+			}
+		}
+		s.ok(t, s.Engine.Forget(t.Context(), id))
+	})
+	t.Run("an output that nothing is written to", func(t *testing.T) {
+		if _, _, x := run(t, "true"); len(x.Output) > 0 || x.Code != 0 {
+			t.Errorf("got %+v", x)
+		}
+	})
+	t.Run("an output of who is killed", func(t *testing.T) {
+		id, spec := s.sh(t, "echo so far > /dev/told; echo x > /vol/begun; sleep 60")
+		spec.Output = "/dev/told"
+		ctx, cancel := context.WithCancelCause(t.Context())
+		r := s.start(ctx, id, spec)
+		s.begun(t, spec)
+		cancel(errStop)
+		got := <-r
+		s.ok(t, got.err)
+		if got.exit.Output != "so far\n" || got.exit.Reason != engine.ReasonCancel {
+			t.Errorf("got %+v", got.exit)
 		}
 	})
 }

@@ -7,6 +7,7 @@
 //	cat [FILE], test -e|-f|-d FILE  mounts, Files and the own layer are seen
 //	mkdir, rm, touch, pwd, env, whoami
 //	trap '' TERM                    the stop signal is ignored from here on
+//	export K=V, export -p, eval, shift, set --, trap WORDS EXIT, $1, $?
 //	block                           until Release(id)
 //	oom                             it ran out of memory
 //	fail-machinery                  the call fails, not the container

@@ -92,6 +92,9 @@ func (w *world) launch(p *proc, cfg config, files []engine.File) {
 	for _, f := range files {
 		p.layer[path.Clean(f.Path)] = f.Content
 	}
+	if p.run != nil && p.run.Output != "" {
+		p.layer[path.Clean(p.run.Output)] = nil
+	}
 	p.env = append(slices.Clone(cfg.Config.Env), p.env...)
 	if p.dir == "" {
 		p.dir = cfg.Config.WorkingDir
@@ -133,6 +136,13 @@ func (p *proc) finish(code int, err error) {
 		err = nil
 	} else if code == 127 {
 		x.Message = fmt.Sprintf("%s: no such program in the image", strings.Join(p.argv[:min(1, len(p.argv))], ""))
+	}
+	if p.run != nil && p.run.Output != "" {
+		p.mu.Lock()
+		name := path.Clean(p.run.Output)
+		x.Output = string(p.layer[name][:min(len(p.layer[name]), engine.MaxOutput)])
+		delete(p.layer, name) // no part of its file system
+		p.mu.Unlock()
 	}
 	if p.run != nil && p.run.Export != nil && err == nil {
 		err = p.export(*p.run.Export)

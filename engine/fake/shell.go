@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +42,9 @@ type shell struct {
 	stays  bool // of a service: what is not known does nothing
 	strict bool // set -e
 	exited bool
+	args   []string // $1 and so on
+	last   int      // $?
+	atExit string
 }
 
 // exec runs a command line as a container does: a shell with a script, or one
@@ -60,10 +65,11 @@ func (s *shell) exec(ctx context.Context, argv []string) (int, error) {
 
 func (s *shell) sh(ctx context.Context, args []string) (int, error) {
 	script := false
-	for _, a := range args {
+	for i, a := range args {
 		switch {
 		case script:
-			return s.script(ctx, a)
+			s.args = args[min(i+2, len(args)):] // behind the script and $0
+			return s.atEnd(ctx, a)
 		case strings.HasPrefix(a, "-"):
 			s.strict = s.strict || strings.Contains(a, "e")
 			script = strings.Contains(a, "c")
@@ -86,17 +92,28 @@ func (s *shell) sh(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
+// atEnd runs a script, and then what it trapped for its end.
+func (s *shell) atEnd(ctx context.Context, text string) (int, error) {
+	code, err := s.script(ctx, text)
+	if trap := s.atExit; trap != "" && err == nil {
+		s.atExit, s.exited = "", false
+		_, err = s.script(ctx, trap)
+	}
+	return code, err
+}
+
 // script runs statements one after the other.
 func (s *shell) script(ctx context.Context, text string) (int, error) {
 	code, op := 0, ";"
-	for _, st := range parse(text, s.getenv) {
+	for st := range parse(text, s.getenv) {
 		skip := op == "&&" && code != 0 || op == "||" && code == 0
 		op = st.op
 		if skip || len(st.words) == 0 {
 			continue
 		}
 		var err error
-		if code, err = s.command(ctx, st.words); err != nil || s.exited {
+		code, err = s.command(ctx, st.words)
+		if s.last = code; err != nil || s.exited {
 			return code, err
 		}
 		if code != 0 && s.strict && op == ";" {
@@ -107,6 +124,15 @@ func (s *shell) script(ctx context.Context, text string) (int, error) {
 }
 
 func (s *shell) getenv(name string) string {
+	if name == "?" {
+		return strconv.Itoa(s.last)
+	}
+	if n, err := strconv.Atoi(name); err == nil {
+		if n > 0 && n <= len(s.args) {
+			return s.args[n-1]
+		}
+		return ""
+	}
 	for i := len(s.env) - 1; i >= 0; i-- {
 		if k, v, _ := strings.Cut(s.env[i], "="); k == name {
 			return v
@@ -125,7 +151,7 @@ func (s *shell) abs(name string) string {
 var known = map[string]bool{
 	"exit": true, "true": true, "false": true, ":": true, "echo": true, "print": true, "printf": true, "sleep": true, "cat": true, "test": true,
 	"[": true, "mkdir": true, "rm": true, "touch": true, "pwd": true, "env": true, "whoami": true, "id": true, "cd": true, "set": true, "export": true,
-	"trap": true, "block": true, "oom": true, "fail-machinery": true, "ls": true,
+	"trap": true, "eval": true, "shift": true, "block": true, "oom": true, "fail-machinery": true, "ls": true,
 }
 
 // command runs one command.
@@ -134,6 +160,9 @@ func (s *shell) command(ctx context.Context, argv []string) (int, error) {
 		return 0, how
 	}
 	argv, to := redirect(argv)
+	if len(argv) > 0 && (argv[0] == "{" || argv[0] == "}") {
+		argv = argv[1:]
+	}
 	if len(argv) == 0 {
 		return to.done(s, nil)
 	}
@@ -142,11 +171,32 @@ func (s *shell) command(ctx context.Context, argv []string) (int, error) {
 	case "exit":
 		s.exited = true
 		return number(args), nil
-	case "true", ":", "export", "ls":
+	case "true", ":", "ls":
+		return 0, nil
+	case "export":
+		if len(args) > 0 && args[0] == "-p" {
+			return to.done(s, s.exported())
+		}
+		for _, a := range args {
+			k, v, has := strings.Cut(a, "=")
+			if !has {
+				v = s.getenv(k)
+			}
+			s.env = append(s.env[:len(s.env):len(s.env)], k+"="+v)
+		}
+		return 0, nil
+	case "eval":
+		return s.script(ctx, strings.Join(args, " "))
+	case "shift":
+		s.args = s.args[min(1, len(s.args)):]
 		return 0, nil
 	case "false":
 		return 1, nil
 	case "set":
+		if len(args) > 0 && args[0] == "--" {
+			s.args = args[1:]
+			return 0, nil
+		}
 		s.strict = s.strict || len(args) > 0 && strings.HasPrefix(args[0], "-") && strings.Contains(args[0], "e")
 		return 0, nil
 	case "cd":
@@ -155,7 +205,9 @@ func (s *shell) command(ctx context.Context, argv []string) (int, error) {
 		}
 		return 0, nil
 	case "trap":
-		if len(args) > 1 && args[0] == "" && s.deaf != nil {
+		if len(args) > 1 && args[1] == "EXIT" {
+			s.atExit = args[0]
+		} else if len(args) > 1 && args[0] == "" && s.deaf != nil {
 			s.deaf()
 		}
 		return 0, nil
@@ -372,12 +424,30 @@ type statement struct {
 	op    string
 }
 
-// parse takes a script apart: quotes, variables, redirections, operators and
-// comments, no more. Redirections are words that begin with a zero byte.
-func parse(text string, getenv func(string) string) (out []statement) {
+// exported is what export -p says.
+func (s *shell) exported() []byte {
+	var b strings.Builder
+	seen := map[string]bool{}
+	for _, kv := range slices.Backward(s.env) {
+		if k, v, _ := strings.Cut(kv, "="); !seen[k] {
+			seen[k] = true
+			fmt.Fprintf(&b, "export %s='%s'\n", k, strings.ReplaceAll(v, "'", `'"'"'`))
+		}
+	}
+	return []byte(b.String())
+}
+
+// parse takes a script apart, as it is asked for statements: quotes, variables,
+// redirections, operators and comments, no more; what is in parentheses is run
+// as if they were not there. Redirections are words that begin with a zero byte.
+func parse(text string, getenv func(string) string) iter.Seq[statement] {
+	return func(yield func(statement) bool) { statements(text, getenv, yield) }
+}
+
+func statements(text string, getenv func(string) string, yield func(statement) bool) {
 	var st statement
 	var word strings.Builder
-	in := false
+	in, stopped, depth := false, false, 0
 	flush := func() {
 		if in {
 			st.words = append(st.words, word.String())
@@ -388,10 +458,10 @@ func parse(text string, getenv func(string) string) (out []statement) {
 	end := func(op string) {
 		flush()
 		st.op = op
-		out = append(out, st)
+		stopped = stopped || !yield(st)
 		st = statement{}
 	}
-	for i := 0; i < len(text); i++ {
+	for i := 0; i < len(text) && !stopped; i++ {
 		rest := text[i:]
 		switch c := text[i]; {
 		case c == '\'':
@@ -437,6 +507,18 @@ func parse(text string, getenv func(string) string) (out []statement) {
 		case strings.HasPrefix(rest, "2>&1"):
 			flush()
 			i += 3
+		case strings.HasPrefix(rest, "2>/dev/null"):
+			flush()
+			i += len("2>/dev/null") - 1
+		case c == '(' && !in:
+			depth++
+		case c == ')' && depth > 0:
+			flush()
+			depth--
+		case strings.HasPrefix(rest, ">|"):
+			flush()
+			st.words = append(st.words, "\x00>")
+			i++
 		case strings.HasPrefix(rest, ">&2"):
 			flush()
 			st.words = append(st.words, "\x00>&2")
@@ -463,6 +545,7 @@ func parse(text string, getenv func(string) string) (out []statement) {
 			in = true
 		}
 	}
-	end(";")
-	return out
+	if !stopped {
+		end(";")
+	}
 }

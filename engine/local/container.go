@@ -118,6 +118,7 @@ func (e *Engine) undo(c *container) {
 	for _, p := range c.rec.Mounts {
 		_ = unix.Unmount(p, unix.MNT_DETACH)
 	}
+	dropOutput(c.rec)
 	e.disconnect(c.rec)
 	if c.rec.Last > 0 {
 		e.net.give(c.rec.Network, c.rec.Last)
@@ -209,6 +210,7 @@ func (m *monitors) stillborn(rec record, bad *badStart) (*monitor, error) {
 	for _, p := range rec.Mounts {
 		_ = unix.Unmount(p, unix.MNT_DETACH)
 	}
+	dropOutput(rec)
 	m.mu.Lock()
 	m.by[rec.Name] = mon
 	m.mu.Unlock()
@@ -226,6 +228,7 @@ func (e *Engine) settle(mon *monitor) {
 	if err != nil {
 		e.log.Error("a container has left something", "id", mon.ID, "err", err)
 	}
+	dropOutput(mon.record)
 	e.disconnect(mon.record)
 	e.removeDirs(mon.record)
 	e.dropViewOf(mon.View)

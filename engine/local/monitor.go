@@ -58,6 +58,7 @@ type record struct {
 	Image    string             `json:"image"` // digest
 	Platform string             `json:"platform,omitempty"`
 	Export   *engine.VolumePath `json:"export,omitempty"` // of a run
+	Output   bool               `json:"output,omitempty"` // of a run: there is a file for it, see takeOutput
 
 	// Of an instance; Env, Files and the like are nowhere on the disk.
 	Service string `json:"service,omitempty"`

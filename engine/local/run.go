@@ -139,7 +139,7 @@ func (r *run) main(spec engine.RunSpec) {
 			Network: spec.Network, Grace: spec.Grace, Export: spec.Export, Image: spec.Image, Platform: spec.Platform,
 		},
 		entrypoint: spec.Entrypoint, command: spec.Command, env: spec.Env, dir: spec.Dir, user: spec.User,
-		mounts: spec.Mounts, files: spec.Files, limits: spec.Limits, noNew: spec.NoNewPrivileges,
+		mounts: spec.Mounts, files: spec.Files, output: spec.Output, limits: spec.Limits, noNew: spec.NoNewPrivileges,
 		oom: max(oomWork, r.e.oomServe), host: hostName(r.id),
 	}
 	if c.limits.Memory <= 0 {
@@ -181,7 +181,8 @@ func (r *run) follow(mon *monitor) {
 	}
 	crash.At("engine: a run has ended")
 	r.exit, r.kept = exitOf(mon.exit), true
-	if mon.Export != nil && !r.e.settled(mon.record) {
+	r.exit.Output, r.err = r.e.takeOutput(mon.record)
+	if r.err == nil && mon.Export != nil && !r.e.settled(mon.record) {
 		if r.err = r.e.exportRun(mon.record); r.err == nil {
 			crash.At("engine: a run was exported")
 		}
@@ -223,7 +224,7 @@ func (e *Engine) Forget(ctx context.Context, id string) error {
 		}
 		e.monitors.forget(name)
 	}
-	return wrap("forget", id, os.RemoveAll(e.monitors.dir(name)))
+	return wrap("forget", id, errors.Join(os.RemoveAll(e.monitors.output(name)), os.RemoveAll(e.monitors.dir(name))))
 }
 
 // openRuns goes on with the runs of an earlier server.
@@ -236,6 +237,7 @@ func (e *Engine) openRuns() {
 		case <-mon.done:
 			if e.settled(mon.record) {
 				r.exit, r.kept = exitOf(mon.exit), true
+				r.exit.Output, r.err = e.takeOutput(mon.record)
 				close(r.done)
 				close(r.over)
 				if mon.conn != nil {

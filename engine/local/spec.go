@@ -51,6 +51,7 @@ type container struct {
 	user       string
 	mounts     []engine.Mount
 	files      []engine.File
+	output     string // path of the file that it may write; "": none
 	limits     engine.Limits
 	noNew      bool // no new privileges
 	oom        int  // oom_score_adj
@@ -127,6 +128,13 @@ func (e *Engine) build(c *container) error {
 	mounts, err := e.bindFiles(c, u)
 	if err != nil {
 		return err
+	}
+	if c.output != "" {
+		m, err := e.bindOutput(c, u)
+		if err != nil {
+			return err
+		}
+		mounts = append(mounts, m)
 	}
 	volumes, err := e.bindVolumes(c)
 	if err != nil {

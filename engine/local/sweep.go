@@ -35,7 +35,7 @@ func (e *Engine) sweep() error {
 			}
 		}
 	}
-	for _, dir := range []string{filepath.Join(e.run, "m"), e.runcRoot, e.path("layers")} {
+	for _, dir := range []string{filepath.Join(e.run, "m"), filepath.Join(e.run, "o"), e.runcRoot, e.path("layers")} {
 		sweepDir(dir, used)
 	}
 	for _, pat := range []string{".new-*", ".gone-*"} {

@@ -1,0 +1,190 @@
+package pipeline
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/logs"
+	"slipway/secret"
+	"slipway/source"
+)
+
+// values gathers the variables of a step, narrower ones winning.
+func (h *handling) values(ctx context.Context, s ActionExecution) (*values, error) {
+	x, v := h.x, newValues()
+	a, err := h.about(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range defaults(x, s, a) {
+		v.set(d[0], d[1], false)
+	}
+	stored, err := h.p.secrets.Effective(ctx, secret.Scope{
+		Workspace: x.Workspace, Project: x.Project, Pipeline: int64(x.Pipeline), Action: int64(s.Action.ID),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the variables: %w", err)
+	}
+	inline := func(vs []Variable, t tier, table, row string, key any) error {
+		return h.shown(ctx, vs, table, row, key, func(w Variable) { v.inline(w, t) })
+	}
+	for _, t := range x.givers(s) {
+		err := h.shown(ctx, plain(t.Outputs), "action_outputs", outputRow(t.ID), t.ID, v.pass)
+		if err != nil {
+			return nil, err
+		}
+	}
+	narrow := func(w secret.Variable) bool { return w.Scope.Action != 0 }
+	for _, w := range stored {
+		if !narrow(w) {
+			v.stored(w)
+		}
+	}
+	ofPipeline, err := h.now(ctx, x.Frozen.Variables, func(tx *db.Tx) ([]Variable, error) {
+		pl, err := loadPipeline(tx, x.Pipeline)
+		return pl.Variables, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := inline(ofPipeline, tierPipeline, "pipelines", x.Pipeline.row(), int64(x.Pipeline)); err != nil {
+		return nil, err
+	}
+	if err := inline(x.Variables, tierRun, "executions", x.ID.row(), x.ID); err != nil {
+		return nil, err
+	}
+	for _, w := range stored {
+		if narrow(w) {
+			v.stored(w)
+		}
+	}
+	ofAction, err := h.now(ctx, s.Action.Variables, func(tx *db.Tx) ([]Variable, error) {
+		a, err := loadAction(tx, x.Pipeline, s.Action.ID)
+		return a.Variables, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v, inline(ofAction, tierInline, "actions", s.Action.ID.row(), int64(s.Action.ID))
+}
+
+// shown calls give with variables whose hidden values it has opened; they are
+// sealed in a row of a table.
+func (h *handling) shown(ctx context.Context, vs []Variable, table, row string, key any, give func(Variable)) error {
+	if len(vs) == 0 {
+		return nil
+	}
+	var hidden map[string]string
+	err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) { hidden, err = h.p.unseal(tx, table, row, key); return err })
+	if err != nil {
+		return err
+	}
+	for _, w := range vs {
+		if w.Value == secret.Encrypted {
+			value, ok := hidden["variables."+w.Key]
+			if !ok {
+				return fatal("the value of the variable %s is gone: it was changed after the execution started", w.Key)
+			}
+			w.Value = value
+		}
+		give(w)
+	}
+	return nil
+}
+
+// about gathers what the default variables tell.
+func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) {
+	x := h.x
+	user := access.User{}
+	if x.By != 0 {
+		var err error
+		if user, err = h.p.access.User(ctx, x.By); err != nil && !errdefs.IsNotFound(err) {
+			return about{}, fmt.Errorf("find who started the execution: %w", err)
+		}
+	}
+	a := about{
+		Domain: h.project.Domain, Project: h.project.Name, InvokerName: user.Name, Email: user.Email,
+		URL: fmt.Sprintf("%s/ui/%s/%s/pipelines/%d/executions/%d", h.p.cfg.PublicURL, h.project.Domain, h.project.Name, x.Pipeline, x.Number),
+	}
+	if a.InvokerName == "" {
+		a.InvokerName = user.Username
+	}
+	for _, t := range x.Steps[:s.Index] {
+		if t.Digest != "" && t.Status == Successful {
+			a.LastBuild = t
+		}
+	}
+	var err error
+	if h.changed == nil { // it is the same for all actions
+		changed, err := h.changes(ctx)
+		if err != nil {
+			return about{}, err
+		}
+		h.changed = &changed
+	}
+	a.Changes = *h.changed
+	a.FailedLog, err = h.failedLog(ctx, s)
+	return a, err
+}
+
+// changes are those since the commit that the start names, or else the one of
+// the last successful run before; what has none, or lost it by a force-push, has
+// none.
+func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
+	x, from := h.x, ""
+	if x.Commit == nil {
+		return source.Changelog{}, nil
+	}
+	if x.From != nil {
+		from = x.From.Revision
+	} else {
+		err := h.p.db.Read(ctx, func(tx *db.Tx) error {
+			return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND number < ? AND status = 'SUCCESSFUL' AND revision <> ''
+				ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number).Scan(&from)
+		})
+		if errors.Is(err, sql.ErrNoRows) {
+			return source.Changelog{}, nil
+		}
+		if err != nil {
+			return source.Changelog{}, err
+		}
+	}
+	if from == x.Commit.Revision {
+		return source.Changelog{}, nil
+	}
+	l, err := h.p.sources.Changelog(ctx, x.Project, from, x.Commit.Revision)
+	if errdefs.IsNotFound(err) {
+		return source.Changelog{}, nil
+	}
+	return l, err
+}
+
+// failedLog is the end of the log of the first action that failed in a run.
+func (h *handling) failedLog(ctx context.Context, s ActionExecution) (string, error) {
+	for _, t := range h.x.Steps {
+		if t.ID == s.ID || t.Status != Failed {
+			continue
+		}
+		l, _, err := h.p.logs.Read(ctx, h.p.logs.Action(string(h.x.ID), t.ID), logs.Query{Tail: failedLines})
+		if err != nil {
+			return "", fmt.Errorf("read the log of the action that failed: %w", err)
+		}
+		var b strings.Builder
+		for _, line := range l {
+			b.WriteString(line.Text + "\n")
+		}
+		text := b.String()
+		return strings.ToValidUTF8(text[max(0, len(text)-maxDefault):], ""), nil
+	}
+	return "", nil
+}
+
+// failedLines is how many lines a default variable has of a log at most.
+const failedLines = 500
