@@ -8,6 +8,7 @@ import (
 
 	"slipway/db"
 	"slipway/project"
+	"slipway/source"
 )
 
 func TestHookStartsAPipeline(t *testing.T) {
@@ -128,5 +129,27 @@ func TestIdentifier(t *testing.T) {
 	}
 	if p := w.pipeline(Pipeline{Name: "x", Identifier: "My_pipe.2"}); p.Identifier != "My_pipe.2" {
 		t.Errorf("as given: %q", p.Identifier)
+	}
+}
+
+// What a deleted ref starts runs at the commit that it was last at, under its
+// name.
+func TestRunOfADeletedRef(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	old := w.commit("f", "old")
+	w.commit("f", "new")
+	w.pipeline(Pipeline{Events: []EventRule{{Type: EventDeleteRef, Refs: []string{"refs/heads/feature/*"}}}}, sh("cat f\necho $BUDDY_RUN_BRANCH"))
+	var ids []ExecutionID
+	w.must(w.db.Write(t.Context(), func(tx *db.Tx) (err error) {
+		ids, err = w.Triggered(tx, w.pr.ID, source.Push{Ref: "refs/heads/feature/a", Old: old.Revision, New: strings.Repeat("0", 40), User: w.admin.User.ID})
+		return err
+	}))
+	if len(ids) != 1 {
+		t.Fatalf("started %v", ids)
+	}
+	x := w.expect(Execution{ID: ids[0]}, "SUCCESSFUL SUCCESSFUL")
+	if got := w.lines(x, 0); strings.Join(got[len(got)-2:], " ") != "old feature/a" {
+		t.Errorf("log %q", got)
 	}
 }

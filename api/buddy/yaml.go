@@ -19,12 +19,13 @@ import (
 // are those of the JSON, but for three: "pipeline" is the identifier of one,
 // "actions" are its actions, and "action" is the name of one.
 
-// maxYAML bounds a file, in bytes, and maxNodes what is in it once aliases are
-// followed.
+// maxYAML bounds a file, in bytes, the others what is in it once aliases are
+// followed: the path of every value is remembered for its line.
 const (
 	maxYAML  = 1 << 20
-	maxNodes = 100_000
-	maxDeep  = 64
+	maxNodes = 20_000
+	maxDeep  = 16
+	maxWord  = 100 // of the name of a member
 )
 
 // ReadYAML reads a file. All that is wrong with it is a *project.Invalid, each
@@ -114,6 +115,10 @@ func (f *yamlFile) mapping(n *yaml.Node, path string, deep int) any {
 	m := map[string]any{}
 	for i := 0; i+1 < len(n.Content) && f.left >= 0; i += 2 {
 		key := n.Content[i]
+		if len(key.Value) > maxWord {
+			f.bad(path, "maximum", "the word before a : has at most %d characters", maxWord)
+			continue
+		}
 		at := path + "." + key.Value
 		f.lines[at] = key.Line
 		_, double := m[key.Value]

@@ -137,7 +137,8 @@ func TestBadYAML(t *testing.T) {
 		"- pipeline: x\n  loop: " + deep:                 {"there is too much in the file"},
 		laughs:                                           {"there is too much in the file"},
 		"- pipeline: x\n  name: " + string([]byte{0xff}): {"UTF-8"},
-		strings.Repeat("#", maxYAML+1):                   {"a file has at most"},
+		"- pipeline: x\n  ? " + strings.Repeat("y", maxWord+1) + "\n  : 1": {"pipelines.0: line 1: the word before a : has at most"},
+		strings.Repeat("#", maxYAML+1):                                     {"a file has at most"},
 		`- pipeline: x
   events:
   - type: PUSH
