@@ -187,21 +187,20 @@ func IsInGroup(tx *db.Tx, workspace string, user int64, name string) (bool, erro
 // Assign puts into a new project who made it, as its manager, and the members
 // and groups that are put into every one, in the caller's transaction.
 func Assign(tx *db.Tx, workspace, project string, creator int64) error {
-	for _, q := range []struct {
-		text string
-		args []any
-	}{
-		{`INSERT INTO project_members (project, workspace, user_id, permission, created)
-			SELECT ?, m.workspace, m.user_id, ?, ? FROM members m WHERE m.workspace = ? AND m.user_id = ?`,
-			[]any{project, managerSet, tx.Now.UnixMicro(), workspace, creator}},
-		{`INSERT OR IGNORE INTO project_members (project, workspace, user_id, permission, created)
-			SELECT ?, m.workspace, m.user_id, COALESCE(m.auto_permission, ?), ? FROM members m WHERE m.workspace = ? AND m.auto_assign`,
-			[]any{project, developerSet, tx.Now.UnixMicro(), workspace}},
-		{`INSERT INTO project_groups (project, workspace, group_id, permission, created)
-			SELECT ?, g.workspace, g.id, COALESCE(g.auto_permission, ?), ? FROM member_groups g WHERE g.workspace = ? AND g.auto_assign`,
-			[]any{project, developerSet, tx.Now.UnixMicro(), workspace}},
-	} {
-		if _, err := tx.Exec(q.text, q.args...); err != nil {
+	now := tx.Now.UnixMicro()
+	const (
+		maker = `INSERT INTO project_members (project, workspace, user_id, permission, created)
+			SELECT ?, m.workspace, m.user_id, ?, ? FROM members m WHERE m.workspace = ? AND m.user_id = ?`
+		members = `INSERT OR IGNORE INTO project_members (project, workspace, user_id, permission, created)
+			SELECT ?, m.workspace, m.user_id, COALESCE(m.auto_permission, ?), ? FROM members m WHERE m.workspace = ? AND m.auto_assign`
+		groups = `INSERT INTO project_groups (project, workspace, group_id, permission, created)
+			SELECT ?, g.workspace, g.id, COALESCE(g.auto_permission, ?), ? FROM member_groups g WHERE g.workspace = ? AND g.auto_assign`
+	)
+	if _, err := tx.Exec(maker, project, managerSet, now, workspace, creator); err != nil {
+		return fmt.Errorf("who is in a new project: %w", err)
+	}
+	for _, q := range []string{members, groups} {
+		if _, err := tx.Exec(q, project, developerSet, now, workspace); err != nil {
 			return fmt.Errorf("who is in a new project: %w", err)
 		}
 	}

@@ -41,6 +41,7 @@ type world struct {
 	ids      map[string]string // by the names in the patterns
 	other    string            // a token of another workspace
 	powerles string            // a token that may nothing here
+	outsider string            // a token of a member who is in no project
 }
 
 // begin starts a server; stop ends it as SIGTERM does, waits for that, and may
@@ -183,6 +184,11 @@ func (w *world) people() {
 		w.do("POST", ws+"/"+name+"s", map[string]any{"name": name, "email": name + "@example.com"}, &made)
 		w.ids[name] = fmt.Sprint(made.ID)
 	}
+	var out struct{ ID int64 }
+	w.do("POST", ws+"/members", map[string]any{"email": "outsider@example.com"}, &out)
+	var tok struct{ Token string }
+	w.do("POST", fmt.Sprintf("/slipway/v1/workspaces/default/members/%d/tokens", out.ID), map[string]any{"name": "first"}, &tok)
+	w.outsider = tok.Token
 	w.do("POST", ws+"/groups/"+w.ids["group"]+"/members", map[string]any{"id": json.Number(w.ids["member"])}, nil)
 	for _, name := range []string{"member", "group"} {
 		w.do("POST", ws+"/projects/app/"+name+"s", map[string]any{"id": json.Number(w.ids[name]), "permission_set": map[string]any{"id": 1}}, nil)
@@ -263,8 +269,19 @@ func named(r api.Route) bool {
 	return strings.Contains(r.Path, "{") && !strings.HasPrefix(r.Path, "/user/")
 }
 
+// inProject tells whether the path names a project or something of one.
+func inProject(r api.Route) bool {
+	for _, s := range []string{"project", "repo", "projectId", "stackId", "serviceId", "volumeId", "ingressId", "registryId", "build", "/logs/actions/"} {
+		if strings.Contains(r.Path, "{"+s+"}") || s[0] == '/' && strings.Contains(r.Path, s) {
+			return true
+		}
+	}
+	return false
+}
+
 // TestNoRouteIsOpen walks every table as a stranger, as somebody of another
-// workspace, and as somebody who may do nothing.
+// workspace, as a member who is in no project, and as somebody who may do
+// nothing.
 func TestNoRouteIsOpen(t *testing.T) {
 	w := newWorld(t)
 	var open []string
@@ -285,6 +302,11 @@ func TestNoRouteIsOpen(t *testing.T) {
 		if named(r) {
 			if status, text, _ := w.ask(r.Method, path, w.other, []byte(`{}`)); status != http.StatusNotFound {
 				t.Errorf("%s %s from another workspace: %d %s", r.Method, path, status, text)
+			}
+		}
+		if inProject(r) {
+			if status, text, _ := w.ask(r.Method, path, w.outsider, []byte(`{}`)); status != http.StatusNotFound {
+				t.Errorf("%s %s as a member who is not in the project: %d %s", r.Method, path, status, text)
 			}
 		}
 		if mayAll(r) || r.Open {
