@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -153,6 +154,17 @@ func show(tx *db.Tx, by access.Actor, x *Execution, s access.Scope) error {
 		return errdefs.IsNotFound(permitAction(by, pl, a, access.ExecutionInfo))
 	})
 	return nil
+}
+
+// shown is show for an execution that was just started or found.
+func (p *Pipelines) shown(ctx context.Context, by access.Actor, x Execution) (Execution, error) {
+	if by.Runs(x.Workspace) {
+		return x, nil
+	}
+	if err := p.db.Read(ctx, func(tx *db.Tx) error { return show(tx, by, &x, access.ExecutionInfo) }); err != nil {
+		return Execution{}, err
+	}
+	return x, nil
 }
 
 // mayOperate tells whether permissions leave an operation on an execution to the

@@ -203,6 +203,9 @@ func TestPermissions(t *testing.T) {
 	if got, err := w.Numbered(ctx, w.admin, pl.ID, x.Number); err != nil || len(got.Steps) != 2 {
 		t.Error(got.Steps, err)
 	}
+	if x, err := w.Start(ctx, developer, pl.ID, Start{Only: []ActionID{shown.ID}}); err != nil || len(x.Steps) != 1 {
+		t.Error(x.Steps, err)
+	}
 	set(nil, &Permissions{Others: "READ_ONLY"})
 	look("an action may be read only", developer, "run no, edit action no")
 	if _, err := w.Operate(ctx, reader, x.ID, OpRetry); !errdefs.IsPermissionDenied(err) {

@@ -35,8 +35,11 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	var x Execution
 	var known bool
 	err = p.db.Read(ctx, func(tx *db.Tx) error { x, known, err = p.keyed(tx, key); return err })
-	if err != nil || known {
-		return x, err
+	if err != nil {
+		return Execution{}, err
+	}
+	if known {
+		return p.shown(ctx, by, x)
 	}
 	if err := p.room(); err != nil {
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
@@ -61,7 +64,7 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 	}
 	crash.At("pipeline: execution enqueued")
-	return x, nil
+	return p.shown(ctx, by, x)
 }
 
 // resolve finds the commits that a start asks for, and fills in the branch.
