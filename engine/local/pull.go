@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -32,6 +33,8 @@ const (
 	dockerHub, dockerRegistry = "docker.io", "registry-1.docker.io"
 	// transfers is how many blobs of one image come or go at a time.
 	transfers = 4
+	// fetches is how often an image is fetched when a blob of it breaks off.
+	fetches = 3
 )
 
 // Pull implements engine.Images.
@@ -100,7 +103,11 @@ func (e *Engine) pull(ctx context.Context, spec engine.PullSpec) (desc ocispec.D
 		return desc, r.explain(ctx, err)
 	}
 	err = e.leased(ctx, func(ctx context.Context) error {
-		if err := e.fetch(ctx, fetcher, desc, match); err != nil {
+		err := e.fetch(ctx, fetcher, desc, match)
+		for n := 1; n < fetches && errors.Is(err, io.ErrUnexpectedEOF) && ctx.Err() == nil; n++ {
+			err = e.fetch(ctx, fetcher, desc, match) // what came of a blob before it broke off is not asked for again
+		}
+		if err != nil {
 			return r.explain(ctx, err)
 		}
 		if _, err := e.find(ctx, desc.Digest.String(), spec.Platform); err != nil {
@@ -384,6 +391,8 @@ func (r *registry) explain(ctx context.Context, err error) error {
 		return say(errdefs.ErrUnavailable, "registry %s is out of order", r.host)
 	case code != 0:
 		return say(errdefs.ErrFailedPrecondition, "%s does not answer as a registry", r.host)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return say(errdefs.ErrUnavailable, "registry %s breaks off", r.host)
 	case errors.As(err, &unreachable):
 		return say(errdefs.ErrUnavailable, "registry %s cannot be reached", r.host)
 	}

@@ -137,9 +137,16 @@ func TestRegistryWithFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.collectNow(t)
-		f.mu.Lock()
-		f.cut = 1
-		f.mu.Unlock()
+		cut := func(n int) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.cut = n
+		}
+		cut(1000)
+		if _, err := b.Images().Pull(ctx, engine.PullSpec{Ref: f.host + "/team/app:1", Logins: with(f, "one")}); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "breaks off") {
+			t.Errorf("on its way out, again and again: %v", err)
+		}
+		cut(1)
 		img, err := b.Images().Pull(ctx, engine.PullSpec{Ref: f.host + "/team/app:1", Logins: with(f, "one")})
 		if err != nil || img.Digest != d {
 			t.Errorf("on its way out: %+v, %v", img, err)
