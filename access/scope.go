@@ -43,6 +43,9 @@ const (
 	GroupManage       Scope = "GROUP_MANAGE" // includes read
 	PermissionRead    Scope = "PERMISSION_READ"
 	PermissionManage  Scope = "PERMISSION_MANAGE" // includes read
+	WebhookInfo       Scope = "WEBHOOK_INFO"
+	WebhookAdd        Scope = "WEBHOOK_ADD"    // includes info
+	WebhookManage     Scope = "WEBHOOK_MANAGE" // includes add
 )
 
 // scopes says what each known scope carries directly beside itself. Those with
@@ -81,9 +84,11 @@ var scopes = map[Scope][]Scope{
 	GroupManage:       {GroupRead},
 	PermissionRead:    nil,
 	PermissionManage:  {PermissionRead},
+	WebhookInfo:       nil,
+	WebhookAdd:        {WebhookInfo},
+	WebhookManage:     {WebhookAdd},
 
 	"MEMBER_EMAIL": nil, "MANAGE_EMAILS": nil,
-	"WEBHOOK_INFO": nil, "WEBHOOK_ADD": {"WEBHOOK_INFO"}, "WEBHOOK_MANAGE": {"WEBHOOK_ADD"},
 	"ENVIRONMENT_INFO": nil, "ENVIRONMENT_ADD": {"ENVIRONMENT_INFO"}, "ENVIRONMENT_MANAGE": {"ENVIRONMENT_ADD"},
 	"TARGET_INFO": nil, "TARGET_ADD": {"TARGET_INFO"}, "TARGET_MANAGE": {"TARGET_ADD"},
 	"ZONE_READ": nil, "ZONE_WRITE": {"ZONE_READ"}, "ZONE_MANAGE": {"ZONE_WRITE"},
@@ -101,8 +106,8 @@ var alike = map[Scope]Scope{
 	"VARIABLE_WRITE":    VariableAdd,
 	"INTEGRATION_READ":  IntegrationInfo,
 	"INTEGRATION_WRITE": IntegrationAdd,
-	"WEBHOOK_READ":      "WEBHOOK_INFO",
-	"WEBHOOK_WRITE":     "WEBHOOK_ADD",
+	"WEBHOOK_READ":      WebhookInfo,
+	"WEBHOOK_WRITE":     WebhookAdd,
 	"TOKEN_READ":        TokenInfo,
 	"TOKEN_WRITE":       TokenManage,
 	"USER_READ":         UserInfo,

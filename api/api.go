@@ -42,6 +42,9 @@ type Dialect struct {
 	Open map[string]bool
 	// Stream are the patterns of Table whose bodies have no limit.
 	Stream map[string]bool
+	// Limits are, by pattern, those of bodies in bytes where BodyLimit does not
+	// hold.
+	Limits map[string]int64
 }
 
 // Route is one route, for tests that walk all of them.

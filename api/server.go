@@ -356,7 +356,10 @@ type route func(http.ResponseWriter, *http.Request)
 func (f route) ServeHTTP(w http.ResponseWriter, r *http.Request) { f(w, r) }
 
 func (d *dialect) handler(pattern string, h Handler) http.Handler {
-	open, stream := d.Open[pattern], d.Stream[pattern]
+	open, stream, limit := d.Open[pattern], d.Stream[pattern], d.Limits[pattern]
+	if limit == 0 {
+		limit = BodyLimit
+	}
 	return route(func(w http.ResponseWriter, r *http.Request) {
 		q, _ := r.Context().Value(requestKey{}).(*request)
 		by, err := d.server.authenticate(r, d.Token)
@@ -368,7 +371,7 @@ func (d *dialect) handler(pattern string, h Handler) http.Handler {
 			return
 		}
 		if !stream {
-			r.Body = http.MaxBytesReader(w, r.Body, BodyLimit)
+			r.Body = http.MaxBytesReader(w, r.Body, limit)
 		}
 		if err := h(w, r, by); err != nil {
 			d.fail(w, r, q, err)

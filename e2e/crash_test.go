@@ -202,8 +202,9 @@ var killedBy = map[string]string{
 	"image: tagged":                         "nobody: no route leads there",
 	"image: untagged":                       "nobody: no route leads there",
 	"pipeline: started by the clock":        "TestKilledClock of trigger",
-	"source: a file is committed":           "nobody: no route leads there",
 	"project: a workspace is deleted":       "nobody: one transaction, after which its projects end as those deleted alone do",
+	"source: a file is committed":           "TestKilledWhileWriting of source",
+	"event: a request to a webhook is kept": "TestSenderKilled of event",
 	"stack: deleted stack emptied":          "nobody: it comes a week after the end of its project",
 	"source: a repository is removed":       "nobody: it comes a week after the end of its project",
 }

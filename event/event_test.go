@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -17,7 +18,12 @@ import (
 	"slipway/db"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if child(os.Args) {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func store(t testing.TB) *db.DB {
 	t.Helper()

@@ -201,12 +201,13 @@ func (f Filter) where(by access.Actor) (where string, args []any) {
 	return where + ")", args
 }
 
-// Prune drops events older than keep that every cursor has passed.
+// Prune drops events older than keep that every cursor and every webhook has
+// passed.
 func (o *Outbox) Prune(ctx context.Context, keep time.Duration) error {
 	for more := true; more; { // in pieces, so that writers wait for none of them long
 		err := o.db.Write(ctx, func(tx *db.Tx) error {
 			n, err := tx.Exec(`DELETE FROM events WHERE seq IN (SELECT seq FROM events
-				WHERE at < ? AND seq <= COALESCE((SELECT MIN(seq) FROM cursors), seq) ORDER BY seq LIMIT 1000)`,
+				WHERE at < ? AND seq <= COALESCE((SELECT MIN(seq) FROM (SELECT seq FROM cursors UNION ALL SELECT seq FROM webhooks)), seq) ORDER BY seq LIMIT 1000)`,
 				tx.Now.Add(-keep).UnixMicro())
 			more = n == 1000
 			return err

@@ -32,10 +32,21 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	volume := x.Pipeline.Volume()
 	// A retry goes on with what the actions before it have made.
 	goesOn := slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Successful })
-	if !goesOn && (x.Refresh || x.ClearCache || x.Frozen.FromScratch || x.Frozen.ClearCache) {
+	cleared := false // but for some files
+	switch {
+	case goesOn:
+	case x.Refresh || x.Frozen.FromScratch:
 		say("Starting with an empty file system")
-		if err := h.eng.Volumes().Remove(ctx, volume); err != nil {
+		if err := h.removeFiles(ctx, volume); err != nil {
 			return fmt.Errorf("empty the file system of the pipeline: %w", err)
+		}
+	case x.ClearCache || x.Frozen.ClearCache:
+		var err error
+		if cleared, err = h.clearFiles(ctx, volume); err != nil {
+			return fmt.Errorf("empty the file system of the pipeline: %w", err)
+		}
+		if say("Starting with an empty file system"); cleared {
+			say("Files that were put there are kept")
 		}
 	}
 	if err := h.eng.Volumes().Ensure(ctx, volume, x.Pipeline.Owner()); err != nil {
@@ -52,7 +63,7 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		}
 		spec := source.CheckoutSpec{
 			Revision: x.Commit.Revision, Branch: x.Branch, Depth: x.Frozen.CloneDepth, AllRefs: x.Frozen.FetchAllRefs,
-			Dir: dir, Key: volume, Fresh: fresh, Out: say,
+			Dir: dir, Key: volume, Fresh: fresh || cleared, Out: say,
 		}
 		if spec.AllRefs {
 			spec.Depth = 0

@@ -48,7 +48,7 @@ type Config struct {
 	LogMax          string        // bytes of log that an action keeps
 	LogKeep         time.Duration // age of logs of services
 	FreeMin         int           // percent of the disk below which new work is refused
-	PrivateSources  bool          // outside git URLs may lead to private addresses
+	PrivateSources  bool          // outside git URLs and webhooks may lead to private addresses
 	TrustedProxies  []string      // prefixes whose X-Forwarded-For is believed
 	RateLimit       int           // requests to the APIs that one token may make in a minute
 	LogFormat       string        // text or json
@@ -91,7 +91,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.LogMax, "log-max", "256MiB", "the log of an action keeps this `size`")
 	f.DurationVar(&c.LogKeep, "log-keep", 7*24*time.Hour, "logs of services are kept this long")
 	f.IntVar(&c.FreeMin, "free-min", 5, "`percent` of free disk below which new work is refused")
-	f.BoolVar(&c.PrivateSources, "private-sources", true, "outside git URLs may lead to private addresses")
+	f.BoolVar(&c.PrivateSources, "private-sources", true, "outside git URLs and webhooks may lead to private addresses")
 	f.StringArrayVar(&c.TrustedProxies, "trusted-proxies", nil, "`prefix` of proxies whose X-Forwarded-For is believed; repeatable")
 	f.IntVar(&c.RateLimit, "rate-limit", 1_000_000, "`requests` to the APIs that one token may make in a minute; git and registry are not counted")
 	f.StringVar(&c.LogFormat, "log-format", "text", "text or json")

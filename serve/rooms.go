@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"runtime"
 
+	"slipway/api/buddy"
+	"slipway/event"
 	"slipway/pipeline"
 	"slipway/stack"
 	"slipway/trigger"
@@ -33,8 +35,19 @@ func (s *Server) openCore() error {
 	if s.runner, err = pipeline.NewRunner(s.pipelines, s.engine, "serve"); err != nil {
 		return err
 	}
+	if s.files, err = pipeline.NewFiles(s.pipelines, s.engine); err != nil {
+		return err
+	}
 	s.trigger = trigger.New(s.db, s.events, s.sources, s.pipelines)
+	s.hooks = event.NewHooks(event.HookConfig{
+		Private: s.cfg.PrivateSources, Owner: "serve", Payload: buddy.Payload(s.cfg.PublicURL, s.buddyRooms()),
+	}, s.db, s.secrets.Box())
 	return nil
+}
+
+// buddyRooms are those that this dialect speaks to.
+func (s *Server) buddyRooms() buddy.Rooms {
+	return buddy.Rooms{Access: s.access, Projects: s.projects, Secrets: s.secrets, Sources: s.sources, Pipelines: s.pipelines, Files: s.files, Hooks: s.hooks}
 }
 
 func (s *Server) addresses() []netip.Addr {

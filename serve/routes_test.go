@@ -165,6 +165,10 @@ func (w *world) fill() {
 	}
 	w.do("POST", "/workspaces/default/integrations", map[string]any{"name": "git", "type": "GIT_HUB", "scope": "WORKSPACE", "token": "t"}, &i)
 	w.ids["integration"] = i.HashID
+	w.ids["path..."], w.ids["ref..."], w.ids["revision..."] = "Dockerfile", "main", "main"
+	var hook struct{ ID float64 }
+	w.do("POST", "/workspaces/default/webhooks", map[string]any{"target_url": "http://127.0.0.1:9/x", "events": []string{"PUSH"}}, &hook)
+	w.ids["webhook"] = fmt.Sprintf("%.0f", hook.ID)
 	w.ids["id"], w.ids["build"] = fmt.Sprint(tok.ID), build.BuildID
 	if w.ids["build"] == "" {
 		w.ids["build"] = "00000000-0000-4000-8000-000000000000"
@@ -324,6 +328,8 @@ func TestNoRouteIsOpen(t *testing.T) {
 			body = `{"name":"t","scopes":["USER_INFO"]}`
 		case r.Path == "/v2/ingresses":
 			body = `{"projectId":"` + w.ids["projectId"] + `","hostname":"x.localhost","paths":[{"path":"/","target":{"useDefaultPage":true}}]}`
+		case strings.Contains(r.Path, "/repository/contents"), strings.Contains(r.Path, "{pipeline}/files"):
+			body = `{"path":"x","content":""}`
 		case strings.Contains(r.Path, "{build}"):
 			want = http.StatusNotFound // there was no source to build, so there is none
 		}
@@ -361,7 +367,11 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("%s %s, %s: %d %s", r.Method, path, name, status, text)
 			}
 		}
-		big := append([]byte(`{"name":"`), bytes.Repeat([]byte("x"), 17<<20)...)
+		most := 17 << 20
+		if strings.Contains(r.Path, "/repository/contents") || strings.Contains(r.Path, "{pipeline}/files") {
+			most = 90 << 20 // a file of 64 MiB in base64
+		}
+		big := append([]byte(`{"name":"`), bytes.Repeat([]byte("x"), most)...)
 		if status, text, _ := w.ask(r.Method, path, w.Token, append(big, `"}`...)); status != http.StatusRequestEntityTooLarge || !shaped(r.Dialect, text) {
 			t.Errorf("%s %s, too large: %d %s", r.Method, path, status, text)
 		}

@@ -69,6 +69,8 @@ type Server struct {
 	pipelines *pipeline.Pipelines
 	runner    *pipeline.Runner
 	trigger   *trigger.Trigger
+	files     *pipeline.Files
+	hooks     *event.Hooks
 
 	checking singleflight.Group // see check
 
@@ -238,6 +240,7 @@ func (s *Server) run(ctx context.Context, out io.Writer) error {
 	loop("stacks", s.stacks.Run)
 	loop("pipelines", s.runner.Run)
 	loop("triggers", s.trigger.Run)
+	loop("webhooks", s.hooks.Run)
 	loop("sources", s.sources.Run)
 	loop("images", s.images.Run)
 	loop("logs", func(ctx context.Context) error { return s.logs.Run(ctx, s.cfg.LogKeep) })

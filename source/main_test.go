@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if child(os.Args) || checkoutChild(os.Args) {
+	if child(os.Args) || checkoutChild(os.Args) || writeChild(os.Args) {
 		return
 	}
 	goleak.VerifyTestMain(m)

@@ -7,13 +7,10 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"time"
-	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 
 	"slipway/access"
-	"slipway/crash"
 	"slipway/project"
 )
 
@@ -97,6 +94,9 @@ type listed struct {
 	path             string
 }
 
+// linkMode is the mode of a symbolic link.
+const linkMode = "120000"
+
 // lsTree lists what a commit has at a path: the thing itself, or with inside
 // what is in the folder.
 func (s *Sources) lsTree(ctx context.Context, repo, revision, path string, inside bool) ([]listed, error) {
@@ -161,7 +161,7 @@ func (s *Sources) Read(ctx context.Context, by access.Actor, id project.ID, revi
 			return s.readFile(ctx, repo, e[0])
 		}
 		if e[0].kind != "tree" {
-			return Content{Path: path, Dir: true}, nil // a submodule
+			return Content{Path: path, Dir: true, Module: true}, nil
 		}
 	}
 	list, err := s.lsTree(ctx, repo, c.Revision, path, true)
@@ -170,7 +170,7 @@ func (s *Sources) Read(ctx context.Context, by access.Actor, id project.ID, revi
 	}
 	dir := Content{Path: path, Dir: true}
 	for _, e := range list {
-		dir.Entries = append(dir.Entries, Content{Path: e.path, Dir: e.kind != "blob", Size: e.size})
+		dir.Entries = append(dir.Entries, Content{Path: e.path, Dir: e.kind != "blob", Link: e.mode == linkMode, Module: e.kind == "commit", Size: e.size})
 	}
 	return dir, nil
 }
@@ -183,181 +183,5 @@ func (s *Sources) readFile(ctx context.Context, repo string, e listed) (Content,
 	if list[0].kind != "blob" {
 		return Content{}, fmt.Errorf("%s: %w", e.path, errdefs.ErrDataLoss)
 	}
-	return Content{Path: e.path, Size: list[0].size, Data: list[0].data}, nil
-}
-
-// Write commits one file on a branch, as a push would; data nil removes it. It
-// makes the first commit of an empty repository, and a branch that is not there
-// from the default one. A linked project gives errdefs.ErrConflict.
-func (s *Sources) Write(ctx context.Context, by access.Actor, id project.ID, branch, path string, data []byte, message string) (Commit, error) {
-	p, err := s.allowed(ctx, by, id, access.RepositoryWrite)
-	if err != nil {
-		return Commit{}, err
-	}
-	remote, _, err := s.loadRemote(ctx, p.ID)
-	if err != nil {
-		return Commit{}, err
-	}
-	if remote != nil {
-		return Commit{}, fmt.Errorf("this project mirrors %s and is read only: %w", redact(remote.URL), errdefs.ErrConflict)
-	}
-	dir, err := s.own(p.ID)
-	if err != nil {
-		return Commit{}, err
-	}
-	branch = strings.TrimPrefix(branch, "refs/heads/")
-	if branch == "" {
-		branch = headOf(dir)
-	}
-	path, err = cleanWrite(branch, path, data)
-	if err != nil {
-		return Commit{}, err
-	}
-	if message == "" {
-		if message = "Update " + path; data == nil {
-			message = "Remove " + path
-		}
-	}
-	k, err := s.locks.take(ctx, s.repoLock(p.ID), false)
-	if err != nil {
-		return Commit{}, err
-	}
-	defer k.release()
-	// What has begun to move refs is not left halfway.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moving)
-	defer cancel()
-	if unclean, err := k.begin(by.User.ID); err != nil {
-		return Commit{}, err
-	} else if unclean {
-		if err := sweep(dir, oldObjects); err != nil {
-			return Commit{}, err
-		}
-	}
-	c, err := s.commitFile(ctx, k, dir, by.User, branch, path, data, message)
-	if terr := s.tell(ctx, p.ID, dir, by.User.ID, []string{"refs/heads/" + branch}); terr != nil {
-		s.later(p.ID)
-		return c, terr
-	}
-	if err != nil {
-		return c, err
-	}
-	k.end()
-	return c, nil
-}
-
-func cleanWrite(branch, path string, data []byte) (string, error) {
-	var bad project.Invalid
-	if !goodRef("refs/heads/" + branch) {
-		bad.Add("branch", "format", "is not the name of a branch")
-	}
-	path, err := cleanPath(path)
-	if err != nil || path == "" || !utf8.ValidString(path) {
-		bad.Add("path", "format", "is not a path inside the repository")
-	}
-	if len(data) > maxContent {
-		bad.Add("content", "maximum", "is larger than 64 MiB")
-	}
-	return path, bad.Err()
-}
-
-// commitFile makes the commit with one run of fast-import, which also moves the
-// branch, if it is still where it was.
-func (s *Sources) commitFile(ctx context.Context, k *lock, dir string, u access.User, branch, path string, data []byte, message string) (Commit, error) {
-	refs, err := s.git.tips(ctx, dir)
-	if err != nil {
-		return Commit{}, err
-	}
-	ref := "refs/heads/" + branch
-	now, ok := refs[ref]
-	if !ok {
-		if now, ok = refs["refs/heads/"+headOf(dir)]; !ok && len(refs) > 0 {
-			return Commit{}, fmt.Errorf("branch %q: %w", branch, errdefs.ErrNotFound)
-		}
-	}
-	base := now.hash
-	mode := "100644"
-	var there []listed
-	if base != "" {
-		if there, err = s.lsTree(ctx, dir, base, path, false); err != nil {
-			return Commit{}, err
-		}
-	}
-	switch {
-	case len(there) == 1 && there[0].kind != "blob":
-		return Commit{}, fmt.Errorf("%s is a folder: %w", path, errdefs.ErrFailedPrecondition)
-	case len(there) == 1 && there[0].mode == "100755":
-		mode = "100755"
-	case len(there) == 0 && data == nil:
-		return Commit{}, fmt.Errorf("%s on %s: %w", path, branch, errdefs.ErrNotFound)
-	}
-	who := signature(u)
-	var in bytes.Buffer
-	fmt.Fprintf(&in, "feature done\ncommit %s\nauthor %[2]s\ncommitter %[2]s\ndata %d\n%s\n", ref, who, len(message), message)
-	if base != "" {
-		fmt.Fprintf(&in, "from %s\n", base)
-	}
-	if data == nil {
-		fmt.Fprintf(&in, "D %s\n", quotePath(path))
-	} else {
-		fmt.Fprintf(&in, "M %s inline %s\ndata %d\n", mode, quotePath(path), len(data))
-		in.Write(data)
-		in.WriteByte('\n')
-	}
-	in.WriteString("done\n")
-	c := call{repo: dir, args: []string{"fast-import", "--quiet", "--date-format=raw"}, stdin: &in}
-	c.files = append(c.files, k.file)
-	if _, err := s.git.run(ctx, c); err != nil {
-		return Commit{}, fmt.Errorf("commit %s: %w", path, err)
-	}
-	crash.At("source: a file is committed")
-	made, err := s.commit(ctx, dir, branch, []string{ref})
-	if err != nil {
-		return Commit{}, err
-	}
-	return *made, nil
-}
-
-// signature is how a commit names its maker.
-func signature(u access.User) string {
-	clean := func(s string) string {
-		s = strings.Map(func(r rune) rune {
-			if r < ' ' || r == '<' || r == '>' || r == 0x7f {
-				return -1
-			}
-			return r
-		}, s)
-		return strings.Trim(s, " .,:;\"'")
-	}
-	name, mail := clean(u.Name), clean(u.Email)
-	if name == "" {
-		if name = clean(u.Username); name == "" {
-			name = "Slipway"
-		}
-	}
-	if mail == "" {
-		if mail = clean(u.Username); mail == "" {
-			mail = "slipway"
-		}
-		mail += "@slipway.local"
-	}
-	return fmt.Sprintf("%s <%s> %d +0000", name, mail, time.Now().Unix())
-}
-
-// quotePath writes a path as fast-import reads it.
-func quotePath(p string) string {
-	var b strings.Builder
-	b.WriteByte('"')
-	for i := range len(p) {
-		switch c := p[i]; {
-		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
-		case c < ' ' || c == 0x7f:
-			fmt.Fprintf(&b, "\\%03o", c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
+	return Content{Path: e.path, Link: e.mode == linkMode, Size: list[0].size, Data: list[0].data}, nil
 }

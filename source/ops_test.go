@@ -117,7 +117,7 @@ func TestReadAndWrite(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	c, err = w.sources.Read(t.Context(), w.ann, p.ID, three.Revision, "")
-	if err != nil || fmt.Sprint(c.Entries) != "[{dir true 0 [] []} {run.sh false 1 [] []}]" {
+	if err != nil || fmt.Sprint(c.Entries) != "[{dir true false false 0 [] []} {run.sh false false false 1 [] []}]" {
 		t.Errorf("%+v, %v", c, err)
 	}
 	c, err = w.sources.Read(t.Context(), w.ann, p.ID, "", "dir")
@@ -137,7 +137,7 @@ func TestReadAndWrite(t *testing.T) {
 	if _, err := write("a..b", "x", "x"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("branch: %v", err)
 	}
-	if _, err := write("", "dir", "x"); !errdefs.IsFailedPrecondition(err) {
+	if _, err := write("", "dir", "x"); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("over a folder: %v", err)
 	}
 	// Gone, and gone already.
@@ -164,7 +164,7 @@ func TestReadAndWrite(t *testing.T) {
 		t.Errorf("mode %v, %v", fi, err)
 	}
 
-	_, reads, err := w.access.CreateToken(t.Context(), w.ann, access.NewToken{Name: "r", Scopes: []access.Scope{access.RepositoryRead, access.Workspace}})
+	_, reads, err := w.access.CreateToken(t.Context(), w.ann, access.NewToken{Name: "r", Scopes: []access.Scope{access.RepositoryRead}})
 	must(t, err)
 	reader, err := w.access.Authenticate(t.Context(), reads, "")
 	must(t, err)

@@ -19,6 +19,7 @@ import (
 
 	"slipway/access"
 	"slipway/project"
+	"slipway/reach"
 	"slipway/secret"
 )
 
@@ -125,7 +126,7 @@ func (r *Remote) normalize(old *Remote, private bool) error {
 		}
 		r.URL = u.String()
 	}
-	if ip, err := netip.ParseAddr(p.host); err == nil && !private && inside(ip) {
+	if ip, err := netip.ParseAddr(p.host); err == nil && !private && reach.Inside(ip) {
 		bad.Add("url", "format", "leads to the private address "+ip.String()+", which this server does not allow")
 	}
 	if r.Password == secret.Encrypted || string(r.PrivateKey) == secret.Encrypted {
@@ -162,28 +163,6 @@ func sameHost(a, b string) bool {
 	return err == nil && also == nil && p.scheme == q.scheme && p.host == q.host && p.port == q.port
 }
 
-// inside tells whether an address is not of the open internet.
-func inside(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	if ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || !ip.IsGlobalUnicast() {
-		return true
-	}
-	for _, p := range reserved {
-		if p.Contains(ip) {
-			return true
-		}
-	}
-	return false
-}
-
-// Shared, protocol, test and reserved ranges, and those that carry an IPv4
-// address inside.
-var reserved = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"),
-}
-
 // reach finds the address that may be spoken to, so that git need not look
 // the name up again and find another.
 func (p place) reach(ctx context.Context, private bool) (netip.Addr, error) {
@@ -196,7 +175,7 @@ func (p place) reach(ctx context.Context, private bool) (netip.Addr, error) {
 	}
 	var no netip.Addr
 	for _, ip := range list {
-		if private || !inside(ip) {
+		if private || !reach.Inside(ip) {
 			return ip.Unmap(), nil
 		}
 		no = ip.Unmap()
@@ -228,7 +207,7 @@ func (s *Sources) dialled(ctx context.Context, id project.ID, r *Remote, c call)
 		if pin, err = p.reach(ctx, s.cfg.Private); err != nil {
 			return c, done, err
 		}
-	} else if ip, err := netip.ParseAddr(p.host); err == nil && !s.cfg.Private && inside(ip) {
+	} else if ip, err := netip.ParseAddr(p.host); err == nil && !s.cfg.Private && reach.Inside(ip) {
 		return c, done, fmt.Errorf("%s is a private address: %w", ip, errdefs.ErrFailedPrecondition)
 	}
 	if p.scheme == "ssh" {

@@ -60,7 +60,8 @@ type Config struct {
 	MaxPush int64  // bytes a push, or a fetch of a mirror, may bring at once; 0 is 2 GiB
 	Private bool   // outside URLs may lead to private addresses
 
-	// Room tells why no push may come in (too little free disk); nil never does.
+	// Room tells why no push and no file may come in (too little free disk); nil
+	// never does.
 	Room func() error
 }
 
@@ -72,7 +73,7 @@ type CheckoutSpec struct {
 	AllRefs  bool   // with the branches and tags of an outside repository, too
 	Dir      string // absolute path of the work tree, which may hold earlier files and is not trusted
 	Key      string // of the work tree: what is remembered of it between checkouts
-	Fresh    bool   // Dir is empty: forget what is remembered
+	Fresh    bool   // Dir was emptied: forget what is remembered
 	Out      func(line string)
 }
 
@@ -80,6 +81,8 @@ type CheckoutSpec struct {
 type Content struct {
 	Path    string
 	Dir     bool
+	Link    bool // a symbolic link; Data is where it leads
+	Module  bool // a submodule, which is an empty directory
 	Size    int64
 	Data    []byte    // of a file
 	Entries []Content // of a directory, without their data

@@ -12,6 +12,7 @@ import (
 	"slipway/access"
 	"slipway/db"
 	"slipway/engine/fake"
+	"slipway/event"
 	"slipway/image"
 	"slipway/logs"
 	"slipway/pipeline"
@@ -83,16 +84,37 @@ func (r *Rooms) Pipelines(publicURL string) *pipeline.Pipelines {
 	p := pipeline.New(pipeline.Config{PublicURL: publicURL}, r.DB, r.Access, r.Projects, r.Secrets, r.Sources, r.Images, r.Logs)
 	runner, err := pipeline.NewRunner(p, r.Engine, "test")
 	r.Must(err)
+	r.run(runner.Run)
+	return p
+}
+
+// Files makes the front door of the file systems of pipelines.
+func (r *Rooms) Files(p *pipeline.Pipelines) *pipeline.Files {
+	r.T.Helper()
+	f, err := pipeline.NewFiles(p, r.Engine)
+	r.Must(err)
+	return f
+}
+
+// Hooks makes that room, which may tell addresses of this host, and runs it.
+func (r *Rooms) Hooks(payload func(context.Context, event.Event) ([]byte, error)) *event.Hooks {
+	r.T.Helper()
+	h := event.NewHooks(event.HookConfig{Private: true, Owner: "test", Payload: payload}, r.DB, r.Secrets.Box())
+	r.run(h.Run)
+	return h
+}
+
+// run runs a loop until the test ends.
+func (r *Rooms) run(loop func(context.Context) error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- runner.Run(ctx) }()
+	go func() { done <- loop(ctx) }()
 	r.T.Cleanup(func() {
 		cancel(nil)
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 			r.T.Error(err)
 		}
 	})
-	return p
 }
 
 // Until asks again and again till the answer is the one that is waited for, and

@@ -9,6 +9,7 @@ package buddy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"slipway/access"
 	"slipway/api"
+	"slipway/event"
 	"slipway/pipeline"
 	"slipway/project"
 	"slipway/secret"
@@ -31,6 +33,8 @@ type Rooms struct {
 	Secrets   *secret.Secrets
 	Sources   *source.Sources
 	Pipelines *pipeline.Pipelines
+	Files     *pipeline.Files
+	Hooks     *event.Hooks
 }
 
 type handlers struct {
@@ -50,8 +54,21 @@ func New(publicURL string, r Rooms) api.Dialect {
 		Before:   before,
 		Known:    known,
 		Table:    h.table(),
+		Limits: map[string]int64{
+			"POST " + atProject + "/repository/contents":          contentLimit,
+			"PUT " + atProject + "/repository/contents/{path...}": contentLimit,
+			"POST " + atPipeline + "/files":                       contentLimit,
+			"PUT " + atPipeline + "/files/{path...}":              contentLimit,
+		},
 	}
 }
+
+// Where things are.
+const (
+	atWorkspace = "/workspaces/{workspace}"
+	atProject   = atWorkspace + "/projects/{project}"
+	atPipeline  = atProject + "/pipelines/{pipeline}"
+)
 
 // rewrite knows the aliases: everything is served below /api too, where
 // self-hosted installations have it, and one call of the vendor's SDK leaves
@@ -67,9 +84,8 @@ func rewrite(path string) string {
 }
 
 func (h *handlers) table() map[string]api.Handler {
-	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}",
-		"/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
-	return map[string]api.Handler{
+	const w, p, l = atWorkspace, atProject, atPipeline
+	t := map[string]api.Handler{
 		"GET /user":                h.getUser,
 		"PATCH /user":              h.renameUser,
 		"GET /user/keys":           h.listKeys,
@@ -155,6 +171,39 @@ func (h *handlers) table() map[string]api.Handler {
 		"PATCH " + p + "/groups/{group}":                   of(h.groupTeam(), h.setTeam),
 		"DELETE " + p + "/groups/{group}":                  of(h.groupTeam(), h.removeTeam),
 	}
+	maps.Copy(t, h.contents())
+	return t
+}
+
+// contents is the part of the table about files, and webhooks.
+func (h *handlers) contents() map[string]api.Handler {
+	const w, p, l = atWorkspace, atProject, atPipeline
+	return map[string]api.Handler{
+		"GET " + p + "/repository/contents":              h.getContent,
+		"POST " + p + "/repository/contents":             h.createContent,
+		"GET " + p + "/repository/contents/{path...}":    h.getContent,
+		"PUT " + p + "/repository/contents/{path...}":    h.updateContent,
+		"DELETE " + p + "/repository/contents/{path...}": h.deleteContent,
+		"GET " + p + "/repository/branches":              h.listBranches,
+		"GET " + p + "/repository/branches/{ref...}":     h.getBranch,
+		"GET " + p + "/repository/tags":                  h.listTags,
+		"GET " + p + "/repository/tags/{ref...}":         h.getTag,
+		"GET " + p + "/repository/commits":               h.listCommits,
+		"GET " + p + "/repository/commits/{revision...}": h.getCommit,
+
+		"POST " + l + "/files":                   h.addFile,
+		"GET " + l + "/files/search":             h.searchFiles,
+		"GET " + l + "/files/contents":           h.getFile,
+		"GET " + l + "/files/contents/{path...}": h.getFile,
+		"PUT " + l + "/files/{path...}":          h.updateFile,
+		"DELETE " + l + "/files/{path...}":       h.deleteFile,
+
+		"GET " + w + "/webhooks":              h.listHooks,
+		"POST " + w + "/webhooks":             h.createHook,
+		"GET " + w + "/webhooks/{webhook}":    h.getHook,
+		"PATCH " + w + "/webhooks/{webhook}":  h.updateHook,
+		"DELETE " + w + "/webhooks/{webhook}": h.deleteHook,
+	}
 }
 
 // before sets the limits that clients wait for when they are low: to strangers,
@@ -192,11 +241,12 @@ func joined(l []access.Scope) string {
 
 // fail answers an error: {"errors":[{"message":...}]}, one for each bad field.
 // A name that is taken and a full disk are 400: clients of this API repeat
-// every 5xx five times. A key with another start than before is 409.
+// every 5xx five times. What cannot be changed as things are, and a key with
+// another start than before, are 409.
 func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	switch {
 	case errors.Is(err, pipeline.ErrKeyUsed):
-	case status == http.StatusConflict, status == http.StatusPreconditionFailed, status == http.StatusInsufficientStorage:
+	case status == http.StatusConflict && !errdefs.IsConflict(err), status == http.StatusPreconditionFailed, status == http.StatusInsufficientStorage:
 		status = http.StatusBadRequest
 	}
 	type message struct {

@@ -54,7 +54,9 @@ func newWorldWith(t testing.TB, cfg source.Config) *world {
 	r := apitest.NewRooms(t, "admin", "acme", cfg)
 	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}, dir: r.Dir}
 	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
-	w.rooms = Rooms{r.Access, r.Projects, r.Secrets, r.Sources, r.Pipelines(site)}
+	w.rooms = Rooms{Access: r.Access, Projects: r.Projects, Secrets: r.Secrets, Sources: r.Sources, Pipelines: r.Pipelines(site)}
+	w.rooms.Files = r.Files(w.rooms.Pipelines)
+	w.rooms.Hooks = r.Hooks(Payload(site+"/", w.rooms))
 	s := api.NewServer(r.Access, api.Options{})
 	s.Mount(New(site+"/", w.rooms))
 	w.h = s

@@ -37,6 +37,10 @@ func accepted(pattern string) []access.Scope {
 		return either(access.MemberRead, access.MemberManage)
 	case strings.HasPrefix(whole, "/groups"):
 		return either(access.GroupRead, access.GroupManage)
+	case strings.HasPrefix(whole, "/webhooks") && method == "POST":
+		return []access.Scope{access.WebhookAdd}
+	case strings.HasPrefix(whole, "/webhooks"):
+		return either(access.WebhookInfo, access.WebhookManage)
 	case strings.HasPrefix(whole, "/permissions"):
 		return either(access.PermissionRead, access.PermissionManage)
 	case strings.HasPrefix(whole, "/integrations"):
@@ -79,6 +83,12 @@ func acceptedInProject(method, rest string) []access.Scope {
 			return []access.Scope{access.ProjectRead}
 		}
 		return []access.Scope{access.ProjectWrite}
+	case strings.HasPrefix(rest, "/repository") && read:
+		return []access.Scope{access.RepositoryRead}
+	case strings.HasPrefix(rest, "/repository"):
+		return []access.Scope{access.RepositoryWrite}
+	case strings.HasPrefix(rest, "/pipelines/{pipeline}/files"):
+		return []access.Scope{access.ExecutionManage}
 	case strings.HasPrefix(rest, "/pipelines") && read:
 		return []access.Scope{access.ExecutionInfo}
 	case strings.Contains(rest, "/executions"):
