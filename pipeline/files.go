@@ -163,6 +163,9 @@ func folder(root *os.Root, name string) (File, error) {
 	return out, nil
 }
 
+// ErrRunning is what cannot be done while an execution runs.
+var ErrRunning = fmt.Errorf("when it has ended: %w", errdefs.ErrConflict)
+
 // idle fails while an execution of the pipeline is under way: its actions are not
 // to find other files than those they began with.
 func (f *Files) idle(ctx context.Context, id ID) error {
@@ -171,7 +174,7 @@ func (f *Files) idle(ctx context.Context, id ID) error {
 		return tx.QueryRow(`SELECT COALESCE(MAX(number), 0) FROM executions WHERE pipeline = ? AND started IS NOT NULL AND finished IS NULL`, id).Scan(&number)
 	})
 	if err == nil && number != 0 {
-		err = fmt.Errorf("execution %d of the pipeline is running: its files are changed when it has ended: %w", number, errdefs.ErrConflict)
+		err = fmt.Errorf("execution %d of the pipeline is running: its files are changed %w", number, ErrRunning)
 	}
 	return err
 }

@@ -30,6 +30,9 @@ const (
 	AFile
 )
 
+// ErrReadOnly is a repository that is written elsewhere.
+var ErrReadOnly = fmt.Errorf("read only: %w", errdefs.ErrConflict)
+
 // Edit is a change of one file.
 type Edit struct {
 	Branch  string // "" is the default one
@@ -45,8 +48,8 @@ func (s *Sources) Write(ctx context.Context, by access.Actor, id project.ID, bra
 }
 
 // Edit commits one file on a branch, as a push would. It makes the first commit
-// of an empty repository. A linked project gives errdefs.ErrConflict, a branch
-// or a file that is not there errdefs.ErrNotFound.
+// of an empty repository. A linked project gives ErrReadOnly, a branch or a
+// file that is not there errdefs.ErrNotFound.
 func (s *Sources) Edit(ctx context.Context, by access.Actor, id project.ID, e Edit) (Commit, error) {
 	p, err := s.allowed(ctx, by, id, access.RepositoryWrite)
 	if err != nil {
@@ -57,7 +60,7 @@ func (s *Sources) Edit(ctx context.Context, by access.Actor, id project.ID, e Ed
 		return Commit{}, err
 	}
 	if remote != nil {
-		return Commit{}, fmt.Errorf("this project mirrors %s and is read only: %w", redact(remote.URL), errdefs.ErrConflict)
+		return Commit{}, fmt.Errorf("this project mirrors %s and is %w", redact(remote.URL), ErrReadOnly)
 	}
 	dir, err := s.own(p.ID)
 	if err != nil {

@@ -241,12 +241,12 @@ func joined(l []access.Scope) string {
 
 // fail answers an error: {"errors":[{"message":...}]}, one for each bad field.
 // A name that is taken and a full disk are 400: clients of this API repeat
-// every 5xx five times. What cannot be changed as things are, and a key with
-// another start than before, are 409.
+// every 5xx five times. A key with another start than before, a mirror that would
+// be written to and files that a run uses are 409.
 func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	switch {
-	case errors.Is(err, pipeline.ErrKeyUsed):
-	case status == http.StatusConflict && !errdefs.IsConflict(err), status == http.StatusPreconditionFailed, status == http.StatusInsufficientStorage:
+	case errors.Is(err, pipeline.ErrKeyUsed), errors.Is(err, pipeline.ErrRunning), errors.Is(err, source.ErrReadOnly):
+	case status == http.StatusConflict, status == http.StatusPreconditionFailed, status == http.StatusInsufficientStorage:
 		status = http.StatusBadRequest
 	}
 	type message struct {
