@@ -261,19 +261,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		revision, subject = x.Commit.Revision, x.Commit.Subject
 	}
 	number := strconv.FormatInt(x.Number, 10)
-	refType, refName, ref := "BRANCH", x.Branch, "refs/heads/"+x.Branch
-	switch {
-	case x.Tag != "":
-		refType, refName, ref = "TAG", x.Tag, "refs/tags/"+x.Tag
-	case x.PullRequest != "":
-		refType, refName, ref = "PULL_REQUEST", x.PullRequest, "refs/"+strings.TrimPrefix(x.PullRequest, "refs/")
-	case x.Branch == "":
-		refType, ref = "NONE", ""
-	}
-	prBranch := ""
-	if x.PullRequest != "" {
-		prBranch = x.Branch
-	}
+	refType, refName, ref := x.ref()
 	event := x.event()
 	out := [][2]string{
 		{"BUDDY", "true"},
@@ -299,12 +287,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_RUN_REF_TYPE", refType},
 		{"BUDDY_RUN_REF_NAME", refName},
 		{"BUDDY_RUN_PR_NO", prNumber(x.PullRequest)},
-		{"BUDDY_RUN_PR_HEAD_BRANCH", prBranch},
-		{"BUDDY_RUN_APPROVE_URL", a.URL},
-		{"BUDDY_RUN_CHANGELOG", changelog(a.Changes)},
-		{"BUDDY_RUN_CHANGELOG_ADDED", strings.Join(a.Changes.Added, "\n")},
-		{"BUDDY_RUN_CHANGELOG_CHANGED", strings.Join(a.Changes.Changed, "\n")},
-		{"BUDDY_RUN_CHANGELOG_DELETED", strings.Join(a.Changes.Deleted, "\n")},
+		{"BUDDY_RUN_PR_HEAD_BRANCH", x.head()},
 		{"BUDDY_APPROVING_ACTOR", ""},
 		{"BUDDY_FAILED_ACTION_LOGS", a.FailedLog},
 		{"BUDDY_RUN_COMMENT", x.Comment},
@@ -322,13 +305,8 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_EXECUTION_COMMENT", x.Comment},
 		{"BUDDY_EXECUTION_CLEAR_CACHE", strconv.FormatBool(x.ClearCache)},
 		{"BUDDY_EXECUTION_EVENT_TYPE", event},
-		{"BUDDY_EXECUTION_APPROVE_URL", a.URL},
-		{"BUDDY_EXECUTION_CHANGELOG", changelog(a.Changes)},
-		{"BUDDY_EXECUTION_CHANGELOG_ADDED", strings.Join(a.Changes.Added, "\n")},
-		{"BUDDY_EXECUTION_CHANGELOG_CHANGED", strings.Join(a.Changes.Changed, "\n")},
-		{"BUDDY_EXECUTION_CHANGELOG_DELETED", strings.Join(a.Changes.Deleted, "\n")},
 		{"BUDDY_EXECUTION_PULL_REQUEST_ID", prNumber(x.PullRequest)},
-		{"BUDDY_EXECUTION_PULL_REQUEST_HEAD_BRANCH", prBranch},
+		{"BUDDY_EXECUTION_PULL_REQUEST_HEAD_BRANCH", x.head()},
 		{"BUDDY_INVOKER_NAME", a.InvokerName},
 		{"BUDDY_INVOKER_EMAIL", a.Email},
 		{"SLIPWAY", "true"},
@@ -341,6 +319,15 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"SLIPWAY_VERSION", x.Version()},
 		{"SLIPWAY_TIME", x.Started.UTC().Format(time.RFC3339)},
 	}
+	for _, generation := range []string{"BUDDY_RUN_", "BUDDY_EXECUTION_"} {
+		out = append(out, [][2]string{
+			{generation + "APPROVE_URL", a.URL},
+			{generation + "CHANGELOG", changelog(a.Changes)},
+			{generation + "CHANGELOG_ADDED", strings.Join(a.Changes.Added, "\n")},
+			{generation + "CHANGELOG_CHANGED", strings.Join(a.Changes.Changed, "\n")},
+			{generation + "CHANGELOG_DELETED", strings.Join(a.Changes.Deleted, "\n")},
+		}...)
+	}
 	for i := range out {
 		out[i][1] = environmental(out[i][1])
 	}
@@ -348,6 +335,27 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		out = append(out, [2]string{"SLIPWAY_IMAGE", a.LastBuild.Image}, [2]string{"SLIPWAY_IMAGE_DIGEST", a.LastBuild.Digest})
 	}
 	return out
+}
+
+// head is the branch of a pull request, "" of what is none.
+func (x Execution) head() string {
+	if x.PullRequest == "" {
+		return ""
+	}
+	return x.Branch
+}
+
+// ref is what a run is of: the kind, the name and the whole ref.
+func (x Execution) ref() (kind, name, ref string) {
+	switch {
+	case x.Tag != "":
+		return "TAG", x.Tag, "refs/tags/" + x.Tag
+	case x.PullRequest != "":
+		return "PULL_REQUEST", x.PullRequest, "refs/" + strings.TrimPrefix(x.PullRequest, "refs/")
+	case x.Branch == "":
+		return "NONE", "", ""
+	}
+	return "BRANCH", x.Branch, "refs/heads/" + x.Branch
 }
 
 // maxDefault is how much of a comment or of a commit's message a variable holds:
