@@ -22,6 +22,7 @@ var steps = map[string]string{
 	"007_ingress.sql":  "045845ba3f19f2a245ebadde0318ca2c6ecb27aa9d2553823b1ff9500ebdd3ce",
 	"008_stack.sql":    "3dbab4d3af11d71fff5ef3077a14ece4aac5068b90aaf35e88a03723a6eaf7ec",
 	"009_pipeline.sql": "4048e4d9a2fd01286c5a04553de1fc8834903d799278414a7b2236eb04324a28",
+	"013_pipeline.sql": "95cec763ac50cf4a09742b1ecc133e8dd176106dcc26233966f1d4b9dc84d7a3",
 	"010_image.sql":    "74d46d179e772519924585487c9702e92c7af3663849e9bcc02e142f6b63eba9",
 	"011_access.sql":   "5e1c36ff37ab3110db36947ccd9656f791d43ff9fcc52b59a423472fc99ee6bd",
 	"014_secret.sql":   "5a597bb66d7fd974b10b0975fa6e5b7e6b7b819f914436e1677cf50e2a4f4ea6",

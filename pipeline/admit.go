@@ -6,57 +6,34 @@ import (
 	"time"
 )
 
-// Class is what a step takes a slot of.
-type Class string
-
-// Classes.
-const (
-	ClassRun   Class = "RUN"
-	ClassBuild Class = "BUILD"
-)
-
-func (a Action) class() Class {
-	if a.Build != nil {
-		return ClassBuild
-	}
-	return ClassRun
-}
-
-// Limits bound how many steps of a class run at the same time; 0 is no bound.
-type Limits struct{ Runs, Builds int }
-
-func (l Limits) of(c Class) int {
-	if c == ClassBuild {
-		return l.Builds
-	}
-	return l.Runs
-}
-
-// Waiting is an execution without a slot.
+// Waiting is an execution that could go on if it had slots, or its pipeline to
+// itself.
 type Waiting struct {
-	ID         ExecutionID
-	Pipeline   ID
-	Ref        string // branch or tag, "" without a source
-	Class      Class  // of its next step; "" needs no slot
+	ID       ExecutionID
+	Pipeline ID
+	Ref      string // branch or tag, "" without a source
+	// Units are what it could begin: the slots of each are taken together, or
+	// not at all. Without any it needs no slot.
+	Units      []Slots
 	Priority   Priority
 	Queued     time.Time
 	Number     int64
 	NoSkip     bool
 	Concurrent bool
-	Begun      bool // it is between two of its steps
+	Begun      bool // it has begun, and may have steps in progress
 }
 
-// Running is an execution that has begun. Class is that of the slot it holds,
-// or "".
+// Running is an execution that has begun, with the slots it holds.
 type Running struct {
 	ID       ExecutionID
 	Pipeline ID
-	Class    Class
+	Slots    Slots
 }
 
 // Admission says what becomes of those who wait.
 type Admission struct {
 	Start []ExecutionID
+	Units map[ExecutionID][]int // which units of those in Start begin
 	Skip  []Superseded
 }
 
@@ -72,9 +49,10 @@ func (a Admission) skips(id ExecutionID) bool {
 }
 
 // Admit decides who may go on. Executions that have begun come first, then
-// higher priorities, then older ones. Executions of one pipeline run one after
-// the other unless they are concurrent, and of those that still wait for it
-// the newest of a ref replaces the others unless they are not to be skipped.
+// higher priorities, then older ones; what one of them needs and cannot have yet
+// is kept for it. Executions of one pipeline run one after the other unless they
+// are concurrent, and of those that still wait for it the newest of a ref
+// replaces the others unless they are not to be skipped.
 func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 	queue = slices.Clone(queue)
 	rank := map[Priority]int{High: -1, Low: 1}
@@ -88,36 +66,52 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 		return cmp.Or(cmp.Compare(rank[a.Priority], rank[b.Priority]), a.Queued.Compare(b.Queued),
 			cmp.Compare(a.Number, b.Number))
 	})
-	used, busy := map[Class]int{}, map[ID]bool{}
+	left, busy := room{limits: limits}, map[ID]bool{}
 	for _, r := range running {
 		busy[r.Pipeline] = true
-		if r.Class != "" {
-			used[r.Class]++
-		}
+		left.used = left.used.plus(r.Slots)
 	}
 	for _, w := range queue {
 		if w.Begun {
 			busy[w.Pipeline] = true
 		}
 	}
-	var a Admission
+	a := Admission{Units: map[ExecutionID][]int{}}
+	var wait []Waiting
+	for _, w := range queue {
+		if !w.Begun && !w.Concurrent && busy[w.Pipeline] {
+			wait = append(wait, w)
+			continue
+		}
+		var units []int
+		for i, u := range w.Units {
+			if left.take(u) {
+				units = append(units, i)
+			}
+		}
+		if len(units) == 0 && len(w.Units) > 0 {
+			wait = append(wait, w)
+			continue
+		}
+		a.Start = append(a.Start, w.ID)
+		if len(units) > 0 {
+			a.Units[w.ID] = units
+		}
+		busy[w.Pipeline] = true
+	}
+	a.Skip = superseded(wait)
+	return a
+}
+
+// superseded are those of who stay in the queue that a newer one replaces.
+func superseded(wait []Waiting) (skip []Superseded) {
 	type key struct {
 		ID
 		ref string
 	}
-	newest := map[key]Waiting{} // of those that stay in the queue
+	newest := map[key]Waiting{}
 	var old []Waiting
-	for _, w := range queue {
-		n := limits.of(w.Class)
-		free := w.Class == "" || n <= 0 || used[w.Class] < n
-		if free && (w.Begun || w.Concurrent || !busy[w.Pipeline]) {
-			a.Start = append(a.Start, w.ID)
-			if w.Class != "" {
-				used[w.Class]++
-			}
-			busy[w.Pipeline] = true
-			continue
-		}
+	for _, w := range wait {
 		if w.Begun || w.Concurrent {
 			continue
 		}
@@ -131,7 +125,7 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 		}
 	}
 	for _, w := range old {
-		a.Skip = append(a.Skip, Superseded{w.ID, newest[key{w.Pipeline, w.Ref}].Number})
+		skip = append(skip, Superseded{w.ID, newest[key{w.Pipeline, w.Ref}].Number})
 	}
-	return a
+	return skip
 }

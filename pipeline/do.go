@@ -32,13 +32,13 @@ func (h *handling) do(ctx context.Context, i int) settled {
 	case err == nil:
 		res.Error = h.masked(res.Error)
 	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
-		return settled{step: i}
+		return settled{step: i, by: h}
 	case errors.Is(context.Cause(ctx), errCancelled):
 		res = Result{Status: Terminated, Code: -1, Error: "cancelled"}
 	default:
 		res = h.broken(ctx, i, err)
 	}
-	return settled{step: i, result: res, tags: tags}
+	return settled{step: i, result: res, tags: tags, by: h}
 }
 
 // end ends the container of a step that will not be asked for any more: an
@@ -83,45 +83,29 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 	if err := h.check(s); err != nil {
 		return Result{}, nil, err
 	}
-	if !h.x.prepared {
-		if err := h.p.room(); err != nil {
-			return Result{}, nil, fmt.Errorf("no new work is taken: %w", err)
-		}
-		// What an earlier look at this run left of these lines is written anew.
-		if s.Attempt == 1 {
-			if err := h.p.logs.Remove(log.dir); err != nil {
-				return Result{}, nil, fmt.Errorf("open the log: %w", err)
-			}
-		}
-		for _, n := range prefixed(slices.Concat(s.again(), pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
-			log.say(n)
-		}
-		err := h.prepare(ctx, log.say)
-		log.flush()
-		if err = errors.Join(err, log.err); err != nil {
-			return Result{}, nil, err
-		}
-		if err := h.prepared(ctx); err != nil {
-			return Result{}, nil, err
-		}
-	} else if s.Attempt == 1 {
-		h.once(ctx, log, prefixed(notes(h.x.Frozen, s.Action)))
-	} else {
-		h.once(ctx, log, prefixed(s.again()))
-	}
-	if log.err != nil {
-		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)
+	if err := h.makeReady(ctx, s, log); err != nil {
+		return Result{}, nil, err
 	}
 	v, err := h.values(ctx, s)
 	if err != nil {
 		return Result{}, nil, err
 	}
 	defer func() { h.mask = v.mask }()
-	if s.Action.Build != nil {
-		return h.build(ctx, s, v, log)
+	left := 1
+	if len(s.Action.Loop) > 0 {
+		if v, left, err = h.round(ctx, s, v, log); err != nil || left <= 0 {
+			return Result{Status: Successful}, nil, err
+		}
 	}
-	res, err := h.run(ctx, s, v, log)
-	return res, nil, err
+	var res Result
+	var tags []string
+	if s.Action.Build != nil {
+		res, tags, err = h.build(ctx, s, v, log)
+	} else {
+		res, err = h.run(ctx, s, v, log)
+	}
+	res.More = left > 1
+	return res, tags, err
 }
 
 // check finds what this version does not obey.
@@ -140,7 +124,7 @@ func (h *handling) check(s ActionExecution) error {
 // again says that what is above in the log is of an earlier attempt.
 func (s ActionExecution) again() []string {
 	switch {
-	case s.Attempt == 1:
+	case s.Attempt == 1, s.Tries == 0 && s.Round > 0: // the log says which round of its loop it is
 		return nil
 	case s.Tries > 0:
 		return []string{fmt.Sprintf("try %d of %d", s.Tries+1, s.Action.Retries+1)}

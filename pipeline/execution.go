@@ -31,6 +31,7 @@ type Start struct {
 	Variables   []Variable
 	Only        []ActionID // the others are SKIPPED; none: all
 	Mode        string     // "" is Manual
+	Delay       time.Time  `json:",omitzero"` // not before
 
 	// Key says that who asks may ask again: another start of the pipeline with it,
 	// by the same token and within a day, is this one.
@@ -66,7 +67,9 @@ type Execution struct {
 
 	CancelledBy int64
 	Cancelled   time.Time
-	Previous    Status // of the execution that ended before this one began
+	Previous    Status    // of the execution that ended before this one began
+	Delayed     time.Time // when it comes into the queue, if not at once
+	Verdict     *Verdict  // about the conditions of the pipeline, if they were asked
 
 	// Frozen is the pipeline as it was at the start, Steps its actions and what
 	// became of them, in order. Lists of executions leave both out.
@@ -83,7 +86,11 @@ type ActionExecution struct {
 	Action  Action // as it was at the start
 	Status  Status
 	Attempt int // counts engine runs; part of their ids
-	Tries   int // failed tries since the start or the last Retry
+	Tries   int // failed tries since the start, the last Retry or the last round
+	Round   int // of a loop: combinations that are done
+	// Verdict is about the conditions of the action; nil if it has none, or was
+	// not reached.
+	Verdict *Verdict
 
 	NotBefore time.Time // of the next try
 	Started   time.Time

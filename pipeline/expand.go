@@ -43,7 +43,8 @@ type values struct {
 	mask    [][]byte
 	files   []engine.File
 	holders map[string]holder
-	passed  map[string]bool // keys with a value from an earlier step, which wider places do not change
+	passed  map[string]bool   // keys with a value from an earlier step, which wider places do not change
+	fixed   map[string]string // what the round of a loop says of its variables
 }
 
 func newValues() *values {
@@ -68,6 +69,9 @@ func (v *values) give(key, value string, hide, secret bool, h holder) {
 }
 
 func (v *values) set(key, value string, hide bool) {
+	if round, ok := v.fixed[key]; ok {
+		value = round
+	}
 	if _, ok := v.byKey[key]; !ok {
 		v.order = append(v.order, key)
 	}

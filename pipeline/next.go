@@ -7,9 +7,11 @@ import (
 
 // Decision is what is to be done about an execution now.
 type Decision struct {
-	Start []int // steps that begin
-	Skip  []int // steps that are not wanted
-	Drop  []int // steps that will never be reached
+	Ask   []int   // steps whose conditions are to be judged before anything goes on
+	Start [][]int // steps that begin, as slots are free: those of one unit together
+	Skip  []int   // steps that are not wanted
+	Drop  []int   // steps that will never be reached
+	Halt  []int   // steps that would be run once more, if the execution were not cancelled
 	// Status is what the execution becomes, if it ends; "" if it goes on.
 	Status Status
 	// Again is when to ask again if nothing else happens; zero: not needed.
@@ -21,67 +23,102 @@ func stages() []When {
 	return []When{OnEvery, OnSuccess, OnBackToSuccess, OnWarning, OnFailure, OnTerminate, OnWaitForApprove}
 }
 
-// Next decides how an execution that was admitted goes on. It does nothing
-// while a step is in progress, and nothing for one that waits to be admitted
-// or has ended.
+func (a Action) stage() When {
+	if a.When == "" {
+		return OnEvery
+	}
+	return a.When
+}
+
+// groups are the steps in the order in which they run: stage by stage, and in
+// one group those of a stage that run beside each other, because each but the
+// last is linked with the next one.
+func groups(steps []ActionExecution) (all [][]int) {
+	for _, stage := range stages() {
+		linked := false
+		for i, s := range steps {
+			if s.Action.stage() != stage {
+				continue
+			}
+			if linked {
+				all[len(all)-1] = append(all[len(all)-1], i)
+			} else {
+				all = append(all, []int{i})
+			}
+			linked = s.Action.RunNext == InSoftParallel || s.Action.RunNext == InHardParallel
+		}
+	}
+	return all
+}
+
+// going is what an execution has come to before one of its groups.
+type going struct {
+	failed, warned bool
+	terminating    bool
+}
+
+// wants tells whether the stage of an action is one that is run.
+func (g going) wants(x Execution, a Action) bool {
+	if g.terminating {
+		return a.When == OnTerminate && !x.Started.IsZero()
+	}
+	switch a.stage() {
+	case OnEvery, OnSuccess:
+		return !g.failed
+	case OnBackToSuccess:
+		return !g.failed && x.Previous == Failed
+	case OnWarning:
+		return g.warned
+	case OnFailure:
+		return g.failed && (!a.FirstFailureOnly || x.Previous != Failed)
+	}
+	return false
+}
+
+// Next decides how an execution that was admitted goes on. It does nothing for
+// one that waits to be admitted or has ended. A group of steps begins when the
+// one before it has ended, and whether its steps are wanted is known from then
+// on: one of them that fails ends what comes after the group, not the others.
 func Next(x Execution, now time.Time) Decision {
 	var d Decision
 	if x.Status != InProgress && x.Status != Terminating {
 		return d
 	}
-	var failed, warned bool
-	for _, s := range x.Steps {
-		switch {
-		case s.Status == InProgress:
-			return d
-		case s.Status == Failed && s.Action.IgnoreErrors:
-			warned = true
-		case s.Status == Failed:
-			failed = true
-		}
-	}
-	terminating := x.Status == Terminating
-	applies := func(a Action) bool {
-		if terminating {
-			return a.When == OnTerminate && !x.Started.IsZero()
-		}
-		switch a.When {
-		case "", OnEvery, OnSuccess:
-			return !failed
-		case OnBackToSuccess:
-			return !failed && x.Previous == Failed
-		case OnWarning:
-			return warned
-		case OnFailure:
-			return failed && (!a.FirstFailureOnly || x.Previous != Failed)
-		}
-		return false
-	}
-	for _, stage := range stages() {
-		for i, s := range x.Steps {
-			when := s.Action.When
-			if when == "" {
-				when = OnEvery
-			}
+	g := going{terminating: x.Status == Terminating}
+	for _, group := range groups(x.Steps) {
+		var wanted []int
+		busy := false
+		for _, i := range group {
+			s := x.Steps[i]
 			switch {
-			case when != stage || s.Status.Ended():
+			case s.Status == InProgress:
+				busy = true
+			case s.Status.Ended():
 			case s.Action.Disabled || len(x.Only) > 0 && !slices.Contains(x.Only, s.Action.ID):
 				d.Skip = append(d.Skip, i)
-			case !applies(s.Action):
-				d.Drop = append(d.Drop, i)
-			case s.NotBefore.After(now):
-				d.Again = s.NotBefore
-				return d
+			case g.wants(x, s.Action):
+				wanted = append(wanted, i)
+			case s.Attempt > 0:
+				d.Halt = append(d.Halt, i)
 			default:
-				d.Start = []int{i}
-				return d
+				d.Drop = append(d.Drop, i)
+			}
+		}
+		if busy || len(wanted) > 0 {
+			d.begin(x, group, wanted, now)
+			return d
+		}
+		for _, i := range group {
+			if s := x.Steps[i]; s.Status == Failed {
+				g.failed = g.failed || !s.Action.IgnoreErrors
+				g.warned = g.warned || s.Action.IgnoreErrors
 			}
 		}
 	}
 	switch {
-	case terminating:
+	case g.terminating:
 		d.Status = Terminated
-	case failed:
+	case g.failed:
 		d.Status = Failed
 	default:
 		d.Status = Successful
@@ -89,52 +126,95 @@ func Next(x Execution, now time.Time) Decision {
 	return d
 }
 
-// Result is how one try of a step ended.
+// begin decides which steps of a group begin: all that are wanted, in units of
+// those that are hard linked, when all of them have been judged.
+func (d *Decision) begin(x Execution, group, wanted []int, now time.Time) {
+	for _, i := range wanted {
+		if s := x.Steps[i]; s.Verdict == nil && conditional(s.Action.Conditions) {
+			d.Ask = append(d.Ask, i)
+		}
+	}
+	if len(d.Ask) > 0 {
+		return
+	}
+	var unit []int
+	for n, i := range group {
+		s := x.Steps[i]
+		switch at := s.NotBefore; {
+		case !slices.Contains(wanted, i):
+		case !at.After(now):
+			unit = append(unit, i)
+		case d.Again.IsZero() || at.Before(d.Again):
+			d.Again = at
+		}
+		if len(unit) > 0 && (s.Action.RunNext != InHardParallel || n == len(group)-1) {
+			d.Start, unit = append(d.Start, unit), nil
+		}
+	}
+}
+
+// Result is how one run of a step ended.
 type Result struct {
 	Status Status // Successful, Failed or Terminated
 	Code   int    // exit code, -1 if there is none
 	Error  string
 	// Final says that another try would end the same way.
-	Final   bool
+	Final bool
+	// More says that a loop has more combinations after this one.
+	More    bool
 	Digest  string
 	Image   string
 	Outputs []Output // what its commands have exported
 }
 
-// Settle is the step after one try: ended, or waiting for the next one.
+// Settle is the step after one run: ended, or waiting for the next one.
 func Settle(s ActionExecution, r Result, now time.Time) ActionExecution {
 	s.Code, s.Error = r.Code, r.Error
-	if r.Status == Failed {
+	if r.Digest != "" {
+		s.Digest, s.Image = r.Digest, r.Image
+	}
+	switch {
+	case r.Status == Failed:
 		s.Tries++
 		if !r.Final && s.Tries <= s.Action.Retries {
 			s.Status = Enqueued
 			s.NotBefore = now.Add(s.Action.RetryInterval)
 			return s
 		}
+	case r.Status == Successful && r.More:
+		s.Round++
+		s.Status, s.Tries, s.NotBefore = Enqueued, 0, time.Time{}
+		return s
 	}
 	s.Status, s.Finished, s.NotBefore = r.Status, now, time.Time{}
-	if r.Digest != "" {
-		s.Digest, s.Image = r.Digest, r.Image
-	}
 	return s
 }
 
 // Again is the execution as Retry leaves it: what was not successful in the
-// chain, and every later stage, is to be done again.
+// chain from the group of the first failure on, and every later stage, is to be
+// done again. Conditions that were not met, or not come to, are judged anew.
 func Again(x Execution) Execution {
 	x.Steps = slices.Clone(x.Steps)
 	broken := false
-	for i, s := range x.Steps {
-		chain := s.Action.When == "" || s.Action.When == OnEvery
-		if chain && s.Status != Successful && s.Status != Skipped && (s.Status != Failed || !s.Action.IgnoreErrors) {
-			broken = true
+	for _, group := range groups(x.Steps) {
+		chain := x.Steps[group[0]].Action.stage() == OnEvery
+		failed := false
+		for _, i := range group {
+			s := x.Steps[i]
+			over := s.Status == Successful || s.Status == Skipped || s.Status == Failed && s.Action.IgnoreErrors
+			failed = failed || !over
+			unmet := s.Verdict != nil && !s.Verdict.Met
+			if chain && !broken && over || s.Status == Skipped && !unmet {
+				continue
+			}
+			if unmet {
+				s.Verdict = nil
+			}
+			s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
+			s.NotBefore, s.Started, s.Finished = time.Time{}, time.Time{}, time.Time{}
+			x.Steps[i] = s
 		}
-		if chain && !broken || s.Status == Skipped {
-			continue
-		}
-		s.Status, s.Tries, s.Error, s.Code, s.Digest, s.Image = Initial, 0, "", 0, "", ""
-		s.NotBefore, s.Started, s.Finished = time.Time{}, time.Time{}, time.Time{}
-		x.Steps[i] = s
+		broken = broken || chain && failed
 	}
 	x.Status, x.Started, x.Finished, x.CancelledBy, x.Cancelled = Enqueued, time.Time{}, time.Time{}, 0, time.Time{}
 	x.prepared = false

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
@@ -47,29 +46,29 @@ func TestNext(t *testing.T) {
 		want     Decision
 	}{
 		{"nothing to do", InProgress, "", "", Decision{Status: Successful}},
-		{"the first", InProgress, "", "A B", Decision{Start: []int{0}}},
-		{"the second", InProgress, "", "A:SUCCESSFUL B", Decision{Start: []int{1}}},
+		{"the first", InProgress, "", "A B", Decision{Start: [][]int{{0}}}},
+		{"the second", InProgress, "", "A:SUCCESSFUL B", Decision{Start: [][]int{{1}}}},
 		{"one is under way", InProgress, "", "A:INPROGRESS B", Decision{}},
-		{"a disabled one", InProgress, "", "A- B", Decision{Start: []int{1}, Skip: []int{0}}},
+		{"a disabled one", InProgress, "", "A- B", Decision{Start: [][]int{{1}}, Skip: []int{0}}},
 		{"all went well", InProgress, "", "A:SUCCESSFUL B:SUCCESSFUL", Decision{Status: Successful}},
 		{"a failure ends the chain", InProgress, "", "A:FAILED B C", Decision{Drop: []int{1, 2}, Status: Failed}},
-		{"an ignored failure does not", InProgress, "", "A!:FAILED B", Decision{Start: []int{1}}},
+		{"an ignored failure does not", InProgress, "", "A!:FAILED B", Decision{Start: [][]int{{1}}}},
 		{"an ignored failure is a success", InProgress, "", "A!:FAILED B:SUCCESSFUL", Decision{Status: Successful}},
-		{"on failure", InProgress, "", "F@ON_FAILURE A:FAILED B", Decision{Drop: []int{2}, Start: []int{0}}},
+		{"on failure", InProgress, "", "F@ON_FAILURE A:FAILED B", Decision{Drop: []int{2}, Start: [][]int{{0}}}},
 		{"on failure is done", InProgress, "", "F@ON_FAILURE:SUCCESSFUL A:FAILED", Decision{Status: Failed}},
-		{"on failure failed", InProgress, "", "F@ON_FAILURE:FAILED G@ON_FAILURE A:FAILED", Decision{Start: []int{1}}},
+		{"on failure failed", InProgress, "", "F@ON_FAILURE:FAILED G@ON_FAILURE A:FAILED", Decision{Start: [][]int{{1}}}},
 		{"no failure", InProgress, "", "A:SUCCESSFUL F@ON_FAILURE", Decision{Drop: []int{1}, Status: Successful}},
-		{"first failure", InProgress, Successful, "A:FAILED F@FIRST", Decision{Start: []int{1}}},
+		{"first failure", InProgress, Successful, "A:FAILED F@FIRST", Decision{Start: [][]int{{1}}}},
 		{"second failure", InProgress, Failed, "A:FAILED F@FIRST", Decision{Drop: []int{1}, Status: Failed}},
-		{"on success", InProgress, "", "S@ON_SUCCESS A:SUCCESSFUL F@ON_FAILURE", Decision{Start: []int{0}}},
-		{"on success failed", InProgress, "", "S@ON_SUCCESS:FAILED A:SUCCESSFUL F@ON_FAILURE", Decision{Start: []int{2}}},
+		{"on success", InProgress, "", "S@ON_SUCCESS A:SUCCESSFUL F@ON_FAILURE", Decision{Start: [][]int{{0}}}},
+		{"on success failed", InProgress, "", "S@ON_SUCCESS:FAILED A:SUCCESSFUL F@ON_FAILURE", Decision{Start: [][]int{{2}}}},
 		{"on success after failure", InProgress, "", "A:FAILED S@ON_SUCCESS", Decision{Drop: []int{1}, Status: Failed}},
-		{"back to success", InProgress, Failed, "A:SUCCESSFUL B@ON_BACK_TO_SUCCESS", Decision{Start: []int{1}}},
+		{"back to success", InProgress, Failed, "A:SUCCESSFUL B@ON_BACK_TO_SUCCESS", Decision{Start: [][]int{{1}}}},
 		{"still success", InProgress, Successful, "A:SUCCESSFUL B@ON_BACK_TO_SUCCESS", Decision{Drop: []int{1}, Status: Successful}},
-		{"warning", InProgress, "", "A!:FAILED W@ON_WARNING", Decision{Start: []int{1}}},
+		{"warning", InProgress, "", "A!:FAILED W@ON_WARNING", Decision{Start: [][]int{{1}}}},
 		{"no warning", InProgress, "", "A:SUCCESSFUL W@ON_WARNING", Decision{Drop: []int{1}, Status: Successful}},
 		{"nobody approves", InProgress, "", "A:SUCCESSFUL W@ON_WAIT_FOR_APPROVE", Decision{Drop: []int{1}, Status: Successful}},
-		{"cancelled", Terminating, "", "A:TERMINATED B F@ON_FAILURE T@ON_TERMINATE", Decision{Drop: []int{1, 2}, Start: []int{3}}},
+		{"cancelled", Terminating, "", "A:TERMINATED B F@ON_FAILURE T@ON_TERMINATE", Decision{Drop: []int{1, 2}, Start: [][]int{{3}}}},
 		{"cancelled and done", Terminating, "", "A:TERMINATED T@ON_TERMINATE:SUCCESSFUL", Decision{Status: Terminated}},
 		{"waits to be admitted", Enqueued, "", "A", Decision{}},
 		{"ended", Failed, "", "A", Decision{}},
@@ -92,12 +91,12 @@ func TestNextWaits(t *testing.T) {
 	if d := Next(x, noon); len(d.Start) > 0 || !d.Again.Equal(noon.Add(time.Minute)) {
 		t.Errorf("before the time: %+v", d)
 	}
-	if d := Next(x, noon.Add(time.Minute)); !slices.Equal(d.Start, []int{0}) {
+	if d := Next(x, noon.Add(time.Minute)); fmt.Sprint(d.Start) != "[[0]]" {
 		t.Errorf("at the time: %+v", d)
 	}
 	x = worldOf(InProgress, "A B C")
 	x.Only = []ActionID{2}
-	if d := Next(x, noon); !slices.Equal(d.Start, []int{1}) || !slices.Equal(d.Skip, []int{0}) {
+	if d := Next(x, noon); fmt.Sprint(d.Start) != "[[1]]" || !slices.Equal(d.Skip, []int{0}) {
 		t.Errorf("only the second: %+v", d)
 	}
 	x = worldOf(Terminating, "A T@ON_TERMINATE")
@@ -105,54 +104,6 @@ func TestNextWaits(t *testing.T) {
 	if d := Next(x, noon); d.Status != Terminated || len(d.Start) > 0 {
 		t.Errorf("cancelled in the queue: %+v", d)
 	}
-}
-
-// Every world comes to an end, and there is nothing to be done after it.
-func TestNextEnds(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		x := Execution{Status: InProgress, Started: noon, Previous: rapid.SampledFrom([]Status{"", Failed, Successful}).Draw(t, "previous")}
-		for i := range rapid.IntRange(0, 8).Draw(t, "steps") {
-			x.Steps = append(x.Steps, ActionExecution{Index: i, Status: Initial, Action: Action{
-				ID: ActionID(i), When: rapid.SampledFrom(Whens()).Draw(t, "when"), Retries: rapid.IntRange(0, 2).Draw(t, "retries"),
-				RetryInterval: time.Second, Disabled: rapid.Bool().Draw(t, "disabled"), IgnoreErrors: rapid.Bool().Draw(t, "ignore"),
-			}})
-		}
-		now := noon
-		for range 1000 {
-			d := Next(x, now)
-			for _, i := range slices.Concat(d.Skip, d.Drop) {
-				x.Steps[i].Status = Skipped
-			}
-			switch {
-			case d.Status != "":
-				if d.Status == Successful && slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Failed && !s.Action.IgnoreErrors }) {
-					t.Fatal("successful in spite of a failure")
-				}
-				x.Status = d.Status
-				for _, s := range x.Steps {
-					if !s.Status.Ended() {
-						t.Fatalf("ended with a step that is %s", s.Status)
-					}
-				}
-				if diff := cmp.Diff(Decision{}, Next(x, now)); diff != "" {
-					t.Fatal(diff)
-				}
-				return
-			case !d.Again.IsZero():
-				now = d.Again
-			case len(d.Start) == 1:
-				i := d.Start[0]
-				if rapid.IntRange(0, 20).Draw(t, "cancel") == 0 {
-					x.Status = Terminating
-				}
-				x.Steps[i] = Settle(x.Steps[i], Result{Status: rapid.SampledFrom([]Status{Successful, Failed}).Draw(t, "result")}, now)
-			default:
-				t.Fatalf("stuck: %+v", d)
-			}
-		}
-		t.Fatal("no end")
-	})
 }
 
 func TestSettle(t *testing.T) {
@@ -193,37 +144,37 @@ func TestAdmit(t *testing.T) {
 		limits      Limits
 		start, skip string
 	}{
-		{"free", []Waiting{{ID: "a", Pipeline: 1, Class: ClassRun}}, nil, Limits{1, 1}, "a", ""},
-		{"full", []Waiting{{ID: "a", Pipeline: 1, Class: ClassRun}}, []Running{{"z", 9, ClassRun}}, Limits{1, 1}, "", ""},
-		{"another class", []Waiting{{ID: "a", Pipeline: 1, Class: ClassRun}}, []Running{{"z", 9, ClassBuild}}, Limits{1, 1}, "a", ""},
-		{"no limit", []Waiting{{ID: "a", Pipeline: 1, Class: ClassRun}}, []Running{{"z", 9, ClassRun}}, Limits{}, "a", ""},
-		{"one after the other", []Waiting{{ID: "a", Pipeline: 1}}, []Running{{"z", 1, ClassRun}}, Limits{}, "", ""},
-		{"concurrent", []Waiting{{ID: "a", Pipeline: 1, Concurrent: true}}, []Running{{"z", 1, ""}}, Limits{}, "a", ""},
+		{"free", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, nil, Limits{1, 1}, "a", ""},
+		{"full", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Runs: 1}}}, Limits{1, 1}, "", ""},
+		{"another class", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Builds: 1}}}, Limits{1, 1}, "a", ""},
+		{"no limit", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Runs: 1}}}, Limits{}, "a", ""},
+		{"one after the other", []Waiting{{ID: "a", Pipeline: 1}}, []Running{{"z", 1, Slots{Runs: 1}}}, Limits{}, "", ""},
+		{"concurrent", []Waiting{{ID: "a", Pipeline: 1, Concurrent: true}}, []Running{{"z", 1, Slots{}}}, Limits{}, "a", ""},
 		{"the newest stays", []Waiting{
 			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1)}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(2)}, {ID: "c", Pipeline: 1, Number: 3, Queued: at(3)},
-		}, []Running{{"z", 1, ""}}, Limits{}, "", "{a 3} {b 3}"},
+		}, []Running{{"z", 1, Slots{}}}, Limits{}, "", "{a 3} {b 3}"},
 		{"only of the same ref", []Waiting{
 			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Ref: "main"},
 			{ID: "b", Pipeline: 1, Number: 2, Queued: at(2), Ref: "dev"},
 			{ID: "c", Pipeline: 1, Number: 3, Queued: at(3), Ref: "main"},
-		}, []Running{{"z", 1, ""}}, Limits{}, "", "{a 3}"},
+		}, []Running{{"z", 1, Slots{}}}, Limits{}, "", "{a 3}"},
 		{"none is replaced", []Waiting{
 			{ID: "a", Pipeline: 1, Queued: at(1), NoSkip: true}, {ID: "b", Pipeline: 1, Queued: at(2), NoSkip: true},
-		}, []Running{{"z", 1, ""}}, Limits{}, "", ""},
+		}, []Running{{"z", 1, Slots{}}}, Limits{}, "", ""},
 		{"the oldest starts", []Waiting{
 			{ID: "b", Pipeline: 1, Queued: at(2)}, {ID: "a", Pipeline: 1, Queued: at(1)},
 		}, nil, Limits{}, "a", ""},
 		{"a newer one of higher priority", []Waiting{
 			{ID: "a", Pipeline: 1, Queued: at(1), Priority: Low},
-			{ID: "b", Pipeline: 2, Queued: at(2), Priority: High, Class: ClassRun},
-			{ID: "c", Pipeline: 3, Queued: at(0), Class: ClassRun},
+			{ID: "b", Pipeline: 2, Queued: at(2), Priority: High, Units: []Slots{{Runs: 1}}},
+			{ID: "c", Pipeline: 3, Queued: at(0), Units: []Slots{{Runs: 1}}},
 		}, nil, Limits{Runs: 1}, "b a", ""},
 		{"who has begun comes first", []Waiting{
-			{ID: "a", Pipeline: 1, Queued: at(1), Class: ClassRun, Priority: High}, {ID: "b", Pipeline: 2, Queued: at(2), Class: ClassRun, Begun: true},
+			{ID: "a", Pipeline: 1, Queued: at(1), Units: []Slots{{Runs: 1}}, Priority: High}, {ID: "b", Pipeline: 2, Queued: at(2), Units: []Slots{{Runs: 1}}, Begun: true},
 		}, nil, Limits{Runs: 1}, "b", ""},
 		{"who has begun is not replaced", []Waiting{
-			{ID: "a", Pipeline: 1, Queued: at(1), Class: ClassRun, Begun: true}, {ID: "b", Pipeline: 1, Queued: at(2), Class: ClassRun},
-		}, []Running{{"z", 9, ClassRun}}, Limits{Runs: 1}, "", ""},
+			{ID: "a", Pipeline: 1, Queued: at(1), Units: []Slots{{Runs: 1}}, Begun: true}, {ID: "b", Pipeline: 1, Queued: at(2), Units: []Slots{{Runs: 1}}},
+		}, []Running{{"z", 9, Slots{Runs: 1}}}, Limits{Runs: 1}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

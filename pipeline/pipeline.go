@@ -182,21 +182,6 @@ func (p Pipeline) Trigger() string {
 	return on
 }
 
-// Condition must hold for a pipeline or an action to run.
-type Condition struct {
-	Kind     string
-	Paths    []string
-	Key      string
-	Value    string
-	Hours    []int
-	Days     []int
-	Timezone string
-	Project  string
-	Pipeline string
-	User     string
-	Group    string
-}
-
 // Permissions narrow what members may do with a pipeline or an action.
 type Permissions struct {
 	Others string
@@ -356,25 +341,6 @@ func oneOf(inv *project.Invalid, path, v string, words ...string) {
 		}
 	}
 	inv.Add(path, "enum", "must be one of "+strings.Join(known, ", "))
-}
-
-func validateConditions(cs []Condition, inv *project.Invalid) {
-	for i, c := range cs {
-		at := "trigger_conditions." + strconv.Itoa(i)
-		oneOf(inv, at+".trigger_condition", c.Kind, "ALWAYS", "ON_CHANGE", "ON_CHANGE_AT_PATH", "VAR_IS", "VAR_IS_NOT",
-			"VAR_CONTAINS", "VAR_NOT_CONTAINS", "DATETIME", "SUCCESS_PIPELINE", "TRIGGERING_USER_IS",
-			"TRIGGERING_USER_IS_NOT", "TRIGGERING_USER_IS_IN_GROUP", "TRIGGERING_USER_IS_NOT_IN_GROUP")
-		for _, d := range c.Days {
-			if d < 1 || d > 7 {
-				inv.Add(at+".trigger_days", "maximum", "days are 1 to 7")
-			}
-		}
-		for _, h := range c.Hours {
-			if h < 0 || h > 23 {
-				inv.Add(at+".trigger_hours", "maximum", "hours are 0 to 23")
-			}
-		}
-	}
 }
 
 func validatePermissions(p *Permissions, inv *project.Invalid) {

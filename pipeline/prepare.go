@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -73,6 +74,90 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 			return fmt.Errorf("check out commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)
 		}
 	}
+	return nil
+}
+
+// readiness is the file system of the pipeline being brought to the commit, once
+// for all steps of an execution.
+type readiness struct {
+	turn chan struct{} // held by who does it
+	is   atomic.Pointer[Execution]
+}
+
+func newReadiness() *readiness { return &readiness{turn: make(chan struct{}, 1)} }
+
+// into notes in x that it is done, if it is.
+func (r *readiness) into(x *Execution) {
+	if is := r.is.Load(); is != nil {
+		x.prepared, x.Commit = true, is.Commit
+	}
+}
+
+// await returns when the file system is ready, or when it is this step's turn to
+// make it so; then it has the turn.
+func (h *handling) await(ctx context.Context) error {
+	if h.x.prepared {
+		return nil
+	}
+	if h.after != nil {
+		select {
+		case <-h.after:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	select {
+	case h.ready.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	h.came()
+	if h.ready.into(&h.x); h.x.prepared {
+		<-h.ready.turn
+	}
+	return nil
+}
+
+// makeReady brings the file system to the commit, unless that is done. What is to
+// be said about the step is in its log then.
+func (h *handling) makeReady(ctx context.Context, s ActionExecution, log *lines) error {
+	if err := h.await(ctx); err != nil {
+		return err
+	}
+	if h.x.prepared {
+		if s.Attempt == 1 {
+			h.once(ctx, log, prefixed(notes(h.x.Frozen, s.Action)))
+		} else {
+			h.once(ctx, log, prefixed(s.again()))
+		}
+		if log.err != nil {
+			return fmt.Errorf("write the log: %w", log.err)
+		}
+		return nil
+	}
+	defer func() { <-h.ready.turn }()
+	if err := h.p.room(); err != nil {
+		return fmt.Errorf("no new work is taken: %w", err)
+	}
+	// What an earlier look at this run left of these lines is written anew.
+	if s.Attempt == 1 {
+		if err := h.p.logs.Remove(log.dir); err != nil {
+			return fmt.Errorf("open the log: %w", err)
+		}
+	}
+	for _, n := range prefixed(slices.Concat(s.again(), pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
+		log.say(n)
+	}
+	err := h.prepare(ctx, log.say)
+	log.flush()
+	if err = errors.Join(err, log.err); err != nil {
+		return err
+	}
+	if err := h.prepared(ctx); err != nil {
+		return err
+	}
+	x := h.x
+	h.ready.is.Store(&x)
 	return nil
 }
 

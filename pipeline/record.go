@@ -19,27 +19,27 @@ import (
 //
 // An end that cannot come true at any time, as that of a build whose image
 // cannot have its tag, is a failure of the step.
-func (h *handling) record(ctx context.Context, done *settled) (step int, again time.Time, err error) {
+func (h *handling) record(ctx context.Context, done *settled) (t turn, err error) {
 	for pause := 250 * time.Millisecond; ; pause *= 2 {
-		step, again, err = h.advance(ctx, done)
+		t, err = h.advance(ctx, done)
 		switch {
-		case done == nil || err == nil || ctx.Err() != nil || errors.Is(err, db.ErrLeaseLost):
-			return step, again, err
+		case done == nil || done.verdicts != nil || err == nil || ctx.Err() != nil || errors.Is(err, db.ErrLeaseLost):
+			return t, err
 		case !neverTrue(err):
 		case done.refused:
-			return step, again, err
+			return t, err
 		default:
 			done.refused, done.tags = true, nil
-			done.result = h.broken(ctx, done.step, fmt.Errorf("it ended as %s, which could not be kept: %w", done.result.Status, err))
+			done.result = done.by.broken(ctx, done.step, fmt.Errorf("it ended as %s, which could not be kept: %w", done.result.Status, err))
 			continue
 		}
 		if pause > 30*time.Second {
-			return step, again, err
+			return t, err
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return -1, time.Time{}, err
+			return t, err
 		}
 	}
 }

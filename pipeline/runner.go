@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -77,45 +76,60 @@ func (r *Runner) followDeleted(ctx context.Context) {
 	}
 }
 
-// errCancelled is the cause with which a step is ended when its execution is.
-var errCancelled = errors.New("the execution was cancelled")
-
-// handling is one call of Handle.
+// handling is one call of Handle. A copy of it does one step.
 type handling struct {
 	*Runner
 	lease   db.Lease
 	x       Execution
-	slot    Class
+	share   share
 	project project.Project
-	mask    [][]byte // what messages about the step under way must not show
-	// attached says that the step under way was begun by an earlier look: what we
-	// had to say before it may be in its log, and its container may be writing.
+	ready   *readiness
+	resumed bool // it was under way when this handler got it
+	log     *slog.Logger
+
+	// Of the copy for a step:
+
+	mask [][]byte // what messages about the step must not show
+	// attached says that the step was begun by an earlier look: what we had to say
+	// before it may be in its log, and its container may be writing.
 	attached bool
 	changed  *source.Changelog // by the commit; nil: not looked at yet
-	resumed  bool              // it was under way when this handler got it
-	log      *slog.Logger
+	fixed    map[string]string // variables of the round of its loop
+	after    <-chan struct{}   // closed when the step before it has come to the file system
+	came     func()            // it has come to the file system, or will not
 }
 
-// settled is how a step ended, with what is to become true with it.
+// settled is how a step ended, with what is to become true with it; or how
+// conditions were judged.
 type settled struct {
 	step   int
 	result Result
 	tags   []string // names of the own registry for the image
 	// refused says that result stands for one that could not be written.
-	refused bool
+	refused  bool
+	by       *handling // the copy that did it
+	verdicts map[int]Verdict
+	err      error // nothing was settled
+}
+
+// turn is what is to be done until an execution is looked at again.
+type turn struct {
+	begun []int     // steps to be run
+	ask   []int     // steps whose conditions are to be judged
+	again time.Time // when to look again if nothing happens
 }
 
 // Handle brings an execution on, as far as it goes without waiting for anything
 // but its actions.
 func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, err error) {
-	h := &handling{Runner: r, lease: lease, log: slog.With("room", "pipeline", "execution", lease.ID)}
-	cancelled, stop := r.p.db.Watch(cancelTopic(ExecutionID(lease.ID)))
+	h := &handling{Runner: r, lease: lease, ready: newReadiness(), log: slog.With("room", "pipeline", "execution", lease.ID)}
+	news, stop := r.p.db.Watch(newsTopic(ExecutionID(lease.ID)))
 	defer stop()
 	err = r.p.db.Read(ctx, func(tx *db.Tx) error {
 		if h.x, err = loadExecution(tx, ExecutionID(lease.ID)); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(`SELECT slot FROM executions WHERE id = ?`, lease.ID).Scan(&h.slot); err != nil {
+		if h.share, err = loadShare(tx, h.x.ID); err != nil {
 			return err
 		}
 		h.project, err = project.LoadAny(tx, h.x.Project)
@@ -125,48 +139,54 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 		return time.Time{}, fmt.Errorf("execution %s: %w", lease.ID, err)
 	}
 	h.resumed = h.x.Status != Enqueued
+	c := newCrew(h)
+	defer c.leave()
+	// After a restart: what was in progress goes on.
+	c.begin(ctx, h.inProgress(), h.x.prepared)
 	var done *settled
 	for {
-		step, again, err := h.record(ctx, done)
-		if err != nil || step < 0 {
-			return again, err
+		if h.x.Status == Terminating {
+			c.cancel()
 		}
-		res, err := h.supervise(ctx, cancelled, step)
+		t, err := h.record(ctx, done)
 		if err != nil {
-			return time.Time{}, fmt.Errorf("execution %s, action %d: %w", lease.ID, step, err)
+			return time.Time{}, err
 		}
-		done = &res
+		c.begin(ctx, t.begun, false)
+		c.ask(ctx, t.ask)
+		if c.idle() {
+			return t.again, nil
+		}
+		if done, err = c.wait(ctx, news, t.again); err != nil {
+			return time.Time{}, fmt.Errorf("execution %s: %w", lease.ID, err)
+		}
 	}
 }
 
-// advance writes down how a step ended and begins the next one, in one
-// transaction. step is -1 when there is nothing to be run now.
-func (h *handling) advance(ctx context.Context, done *settled) (step int, again time.Time, err error) {
-	if done == nil {
-		// After a restart: what was in progress goes on.
-		if i := h.inProgress(); i >= 0 {
-			h.attached = h.x.prepared
-			return i, time.Time{}, nil
-		}
-	}
-	h.attached = false
+// advance writes down how a step ended and begins what comes next, in one
+// transaction.
+func (h *handling) advance(ctx context.Context, done *settled) (t turn, err error) {
 	before := h.x.Status
-	x, slot := h.x, h.slot
+	x, share := h.x, h.share
 	x.Steps = slices.Clone(h.x.Steps)
 	err = h.p.db.Write(ctx, func(tx *db.Tx) error {
-		step, again, err = h.decide(tx, &x, &slot, done)
+		t, err = h.decide(tx, &x, &share, done)
 		return err
 	})
 	if err != nil {
-		return -1, time.Time{}, fmt.Errorf("execution %s: %w", x.ID, err)
+		return turn{}, fmt.Errorf("execution %s: %w", x.ID, err)
 	}
 	ended := h.x // before the next try of the same step has its number
-	h.x, h.slot = x, slot
-	if done != nil {
+	h.x, h.share = x, share
+	switch {
+	case done == nil:
+	case done.verdicts != nil:
+		crash.At("pipeline: conditions judged")
+	default:
 		h.forget(ended.Steps[done.step])
 		crash.At("pipeline: action ended")
 	}
-	if step >= 0 {
+	if len(t.begun) > 0 {
 		crash.At("pipeline: action in progress")
 	}
 	if before != x.Status {
@@ -176,95 +196,16 @@ func (h *handling) advance(ctx context.Context, done *settled) (step int, again 
 	if x.Status.Ended() && h.resumed {
 		h.clean()
 	}
-	return step, again, nil
+	return t, nil
 }
 
-func (h *handling) inProgress() int {
-	return slices.IndexFunc(h.x.Steps, func(s ActionExecution) bool { return s.Status == InProgress })
-}
-
-// decide is the body of advance's transaction. It changes x and slot, which are
-// thrown away if the transaction fails.
-func (h *handling) decide(tx *db.Tx, x *Execution, slot *Class, done *settled) (step int, again time.Time, err error) {
-	if err := tx.Check(h.lease); err != nil {
-		return -1, time.Time{}, err
-	}
-	if err := tx.QueryRow(`SELECT status FROM executions WHERE id = ?`, x.ID).Scan(&x.Status); err != nil {
-		return -1, time.Time{}, err
-	}
-	if x.Status == Enqueued {
-		if ok, err := h.admit(tx, x, slot); err != nil || !ok {
-			return -1, time.Time{}, err
+func (h *handling) inProgress() (steps []int) {
+	for i, s := range h.x.Steps {
+		if s.Status == InProgress {
+			steps = append(steps, i)
 		}
 	}
-	if done != nil {
-		if err := h.settle(tx, x, *done); err != nil {
-			return -1, time.Time{}, err
-		}
-	}
-	d := Next(*x, tx.Now)
-	for status, steps := range map[Status][]int{Skipped: d.Skip, NotExecuted: d.Drop} {
-		for _, i := range steps {
-			x.Steps[i].Status = status
-			if err := saveStep(tx, x.Steps[i]); err != nil {
-				return -1, time.Time{}, err
-			}
-		}
-	}
-	switch {
-	case len(d.Start) > 0:
-		step, err = h.begin(tx, x, slot, d.Start[0])
-		return step, time.Time{}, err
-	case d.Status != "":
-		x.Status, x.Finished = d.Status, tx.Now
-		if _, err := tx.Exec(`UPDATE executions SET status = ?, finished = ?, slot = '', waiting = 0 WHERE id = ?`,
-			x.Status, db.Micros(x.Finished), x.ID); err != nil {
-			return -1, time.Time{}, err
-		}
-		*slot = ""
-		if err := tell(tx, event.ExecutionFinished, *x); err != nil {
-			return -1, time.Time{}, err
-		}
-		if err := dropSecrets(tx, x.Workspace, x.Pipeline); err != nil {
-			return -1, time.Time{}, err
-		}
-		return -1, time.Time{}, h.p.wake(tx, x.ID)
-	case !d.Again.IsZero() && *slot != "":
-		if err := h.release(tx, x, slot, false, ""); err != nil {
-			return -1, time.Time{}, err
-		}
-	}
-	return -1, d.Again, nil
-}
-
-// admit asks whether an execution that waits may begin, and begins it.
-func (h *handling) admit(tx *db.Tx, x *Execution, slot *Class) (bool, error) {
-	a, err := h.p.admission(tx, "")
-	if err != nil {
-		return false, err
-	}
-	if err := h.p.supersede(tx, a.Skip); err != nil {
-		return false, err
-	}
-	if a.skips(x.ID) {
-		x.Status = Skipped
-		return false, nil
-	}
-	if !slices.Contains(a.Start, x.ID) {
-		return false, nil
-	}
-	err = tx.QueryRow(`SELECT status FROM executions WHERE pipeline = ? AND id <> ? AND status IN ('SUCCESSFUL', 'FAILED')
-		ORDER BY finished DESC LIMIT 1`, x.Pipeline, x.ID).Scan(&x.Previous)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return false, err
-	}
-	x.Status, x.Started, *slot = InProgress, tx.Now, nextClass(*x)
-	_, err = tx.Exec(`UPDATE executions SET status = ?, started = ?, previous = ?, slot = ?, waiting = 0 WHERE id = ?`,
-		x.Status, db.Micros(x.Started), x.Previous, *slot, x.ID)
-	if err != nil {
-		return false, err
-	}
-	return true, tell(tx, event.ExecutionStarted, *x)
+	return steps
 }
 
 // settle writes how a step ended.
@@ -278,7 +219,7 @@ func (h *handling) settle(tx *db.Tx, x *Execution, done settled) error {
 		return err
 	}
 	tx.Wake(Topic(x.ID))
-	if s.Status != Successful || s.Digest == "" {
+	if done.result.Status != Successful || done.result.Digest == "" {
 		return nil
 	}
 	if err := image.Keep(tx, h.keepID(s), s.Digest, tx.Now.Add(keepTime)); err != nil {
@@ -340,60 +281,6 @@ func (h *handling) dropEarlier(tx *db.Tx, x *Execution, s ActionExecution) error
 	return nil
 }
 
-// begin marks a step as in progress, or as waiting when there is no slot of its
-// class; then it gives -1 and holds no worker.
-func (h *handling) begin(tx *db.Tx, x *Execution, slot *Class, i int) (int, error) {
-	s := &x.Steps[i]
-	class := s.Action.class()
-	if class != *slot {
-		w := Waiting{
-			ID: x.ID, Pipeline: x.Pipeline, Class: class, Priority: x.Priority, Queued: x.Started, Number: x.Number, Begun: true,
-		}
-		a, err := h.p.admission(tx, x.ID, w)
-		if err != nil {
-			return -1, err
-		}
-		if !slices.Contains(a.Start, x.ID) {
-			s.Status = Enqueued
-			if err := saveStep(tx, *s); err != nil {
-				return -1, err
-			}
-			tx.Wake(Topic(x.ID))
-			return -1, h.release(tx, x, slot, true, class)
-		}
-		had := *slot
-		*slot = class
-		if _, err := tx.Exec(`UPDATE executions SET slot = ?, waiting = 0 WHERE id = ?`, class, x.ID); err != nil {
-			return -1, err
-		}
-		if had != "" {
-			if err := h.p.wake(tx, x.ID); err != nil {
-				return -1, err
-			}
-		}
-	}
-	s.Status, s.NotBefore, s.Error, s.Code = InProgress, time.Time{}, "", 0
-	s.Attempt++
-	if s.Started.IsZero() {
-		s.Started = tx.Now
-	}
-	tx.Wake(Topic(x.ID))
-	return i, saveStep(tx, *s)
-}
-
-// release gives the slot back.
-func (h *handling) release(tx *db.Tx, x *Execution, slot *Class, waiting bool, class Class) error {
-	had := *slot
-	*slot = ""
-	if _, err := tx.Exec(`UPDATE executions SET slot = '', waiting = ?, class = ? WHERE id = ?`, waiting, class, x.ID); err != nil {
-		return err
-	}
-	if had == "" {
-		return nil
-	}
-	return h.p.wake(tx, x.ID)
-}
-
 // engineID names a step's try in the engine.
 func (h *handling) engineID(s ActionExecution) string {
 	return string(h.x.ID) + "-" + strconv.Itoa(s.Index) + "-" + strconv.Itoa(s.Attempt)
@@ -429,49 +316,4 @@ func (h *handling) forget(s ActionExecution) {
 			h.log.Warn("forget "+id, "error", err) // the sweep takes it once the execution has ended
 		}
 	})
-}
-
-// supervise runs a step and ends it when the execution is cancelled.
-func (h *handling) supervise(ctx context.Context, cancelled <-chan struct{}, i int) (settled, error) {
-	sctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() { cancel(engine.ErrDetach) })
-	defer stop()
-	defer h.work.add(cancel)()
-	over := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		// A status that was read with the step's start needs no second look.
-		for h.x.Status != Terminating || h.x.Steps[i].Action.When == OnTerminate {
-			select {
-			case <-cancelled:
-			case <-over:
-				return
-			}
-			if h.isTerminating(sctx, i) {
-				break
-			}
-		}
-		cancel(errCancelled)
-	})
-	res := h.do(sctx, i)
-	close(over)
-	wg.Wait()
-	if cause := context.Cause(sctx); errors.Is(cause, engine.ErrDetach) {
-		return settled{}, cause
-	}
-	return res, nil
-}
-
-// isTerminating tells whether a step is to be ended: its execution is being
-// cancelled, and the step is not one for just that.
-func (h *handling) isTerminating(ctx context.Context, i int) bool {
-	if h.x.Steps[i].Action.When == OnTerminate {
-		return false
-	}
-	var status Status
-	err := h.p.db.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRow(`SELECT status FROM executions WHERE id = ?`, h.x.ID).Scan(&status)
-	})
-	return err == nil && status == Terminating
 }

@@ -74,7 +74,7 @@ func TestFailures(t *testing.T) {
 	}{
 		"code":        {sh("exit 3"), "ended with exit code 3"},
 		"no image":    {Action{Run: &Run{Image: "nowhere", Tag: "1", Commands: "x"}}, "image nowhere:1"},
-		"unsupported": {Action{Loop: []string{"A"}, RunNext: InSoftParallel, Run: &Run{Image: "busybox", Tag: "latest"}}, "run_next IN_SOFT_PARALLEL, loop"},
+		"unsupported": {disobeyed(sh("true")), "variables.0.type IOS_KEYCHAIN"},
 		"timeout":     {func() Action { a := sh("sleep 60"); a.Timeout = time.Second; return a }(), "ended after its timeout of 1s"},
 		"dockerfile":  {Action{Build: &Build{Dockerfile: "Dockerfile", BuildKit: &no}}, "Dockerfile"},
 		"no build":    {Action{Run: &Run{From: ImageFrom{Use: true}}}, "no build action before"},

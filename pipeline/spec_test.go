@@ -254,9 +254,9 @@ func TestUnsupported(t *testing.T) {
 	)
 	fields := map[string]string{
 		"Action.ID": kept, "Action.Pipeline": kept, "Action.Name": obeyed, "Action.When": obeyed, "Action.FirstFailureOnly": obeyed,
-		"Action.Conditions": "trigger_conditions", "Action.RunNext": "run_next IN_SOFT_PARALLEL", "Action.Variables": obeyed,
+		"Action.Conditions": obeyed, "Action.RunNext": obeyed, "Action.Variables": obeyed,
 		"Action.Disabled": obeyed, "Action.IgnoreErrors": obeyed, "Action.Timeout": obeyed, "Action.Retries": obeyed,
-		"Action.RetryInterval": obeyed, "Action.Loop": "loop", "Action.Permissions": obeyed, "Action.Build": obeyed,
+		"Action.RetryInterval": obeyed, "Action.Loop": obeyed, "Action.Permissions": obeyed, "Action.Build": obeyed,
 		"Action.Run": obeyed, "Action.Attrs": kept, "Action.LastStatus": kept, "Action.LastRevision": kept,
 		"Build.Multi": obeyed, "Build.Dockerfile": obeyed, "Build.Context": obeyed, "Build.Target": obeyed, "Build.Platforms": obeyed,
 		"Build.Args": obeyed, "Build.Secrets": obeyed, "Build.Pull": obeyed, "Build.BuildKit": "note", "Build.Provenance": obeyed,
@@ -275,9 +275,6 @@ func TestUnsupported(t *testing.T) {
 	}
 	no := false
 	filled := map[string]Action{
-		"Action.Conditions":      {Conditions: []Condition{{Kind: "ON_CHANGE"}}, Run: &Run{}},
-		"Action.RunNext":         {RunNext: InSoftParallel, Run: &Run{}},
-		"Action.Loop":            {Loop: []string{"X"}, Run: &Run{}},
 		"Build.Location":         {Build: &Build{Location: LocationAction, Dockerfile: "Dockerfile"}},
 		"Build.From":             {Build: &Build{From: ImageFrom{Use: true}, Dockerfile: "Dockerfile"}},
 		"Build.BuildKit":         {Build: &Build{BuildKit: &no}},

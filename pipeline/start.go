@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
@@ -150,6 +151,9 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
 		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Frozen: pl,
 	}
+	if in.Delay.After(tx.Now) {
+		x.Delayed = in.Delay.UTC().Truncate(time.Microsecond)
+	}
 	if x.Priority == "" {
 		x.Priority = pl.Priority
 	}
@@ -171,7 +175,7 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	if err := p.seal(tx, "executions", x.ID.row(), secrets, x.ID); err != nil {
 		return x, err
 	}
-	return x, p.enqueue(tx, &x)
+	return x, p.arrive(tx, &x)
 }
 
 func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error {
@@ -198,9 +202,9 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 		revision = x.Commit.Revision
 	}
 	_, err = tx.Exec(`INSERT INTO executions (id, pipeline, number, status, priority, mode, created_by, created, queued,
-		branch, revision, input, frozen, no_skip, concurrent) VALUES (?, ?, ?, 'ENQUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		branch, revision, input, frozen, no_skip, concurrent, delayed) VALUES (?, ?, ?, 'ENQUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		x.ID, x.Pipeline, x.Number, x.Priority, x.Mode, x.By, db.Micros(x.Created), db.Micros(x.Created),
-		x.Branch, revision, input, frozen, x.Frozen.NoSkip, false)
+		x.Branch, revision, input, frozen, x.Frozen.NoSkip, false, db.Micros(x.Delayed))
 	if err != nil {
 		return err
 	}
@@ -222,110 +226,6 @@ func newStepID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// enqueue makes an execution wait to be admitted; those it supersedes end.
-func (p *Pipelines) enqueue(tx *db.Tx, x *Execution) error {
-	if _, err := tx.Exec(`UPDATE executions SET waiting = 1, class = ?, slot = '', queued = ? WHERE id = ?`,
-		nextClass(*x), db.Micros(tx.Now), x.ID); err != nil {
-		return err
-	}
-	if err := tx.Due("executions", string(x.ID), tx.Now); err != nil {
-		return err
-	}
-	a, err := p.admission(tx, "")
-	if err != nil {
-		return err
-	}
-	if a.skips(x.ID) {
-		x.Status, x.Finished = Skipped, tx.Now
-	}
-	return p.supersede(tx, a.Skip)
-}
-
-// nextClass is the class of the slot that an execution needs to go on.
-func nextClass(x Execution) Class {
-	x.Status = InProgress
-	if d := Next(x, x.Created.AddDate(100, 0, 0)); len(d.Start) > 0 {
-		return x.Steps[d.Start[0]].Action.class()
-	}
-	return ""
-}
-
-// admission asks Admit about all that wait and run. Without is left out.
-func (p *Pipelines) admission(tx *db.Tx, without ExecutionID, more ...Waiting) (Admission, error) {
-	rows, err := tx.Query(`SELECT id, pipeline, status, waiting, class, slot, priority, queued, number, no_skip, concurrent,
-		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), '') FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING') AND id <> ?`, without)
-	if err != nil {
-		return Admission{}, err
-	}
-	defer rows.Close()
-	queue, running := slices.Clone(more), []Running(nil)
-	for rows.Next() {
-		var w Waiting
-		var status Status
-		var waiting, begun bool
-		var slot Class
-		var tag string
-		var queued int64
-		if err := rows.Scan(&w.ID, &w.Pipeline, &status, &waiting, &w.Class, &slot, &w.Priority, &queued, &w.Number,
-			&w.NoSkip, &w.Concurrent, &begun, &w.Ref, &tag); err != nil {
-			return Admission{}, err
-		}
-		w.Queued, w.Begun = microTime(queued), begun
-		if tag != "" {
-			w.Ref = "refs/tags/" + tag
-		}
-		switch {
-		case waiting:
-			queue = append(queue, w)
-		case begun:
-			running = append(running, Running{w.ID, w.Pipeline, slot})
-		}
-	}
-	return Admit(queue, running, p.cfg.Limits), rows.Err()
-}
-
-// supersede ends executions that a newer one replaces. Their first action says
-// which.
-func (p *Pipelines) supersede(tx *db.Tx, all []Superseded) error {
-	for _, s := range all {
-		id := s.ID
-		if _, err := tx.Exec(`UPDATE executions SET status = 'SKIPPED', finished = ?, waiting = 0, due_at = NULL WHERE id = ?`,
-			db.Micros(tx.Now), id); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`UPDATE action_executions SET status = 'NOT_EXECUTED'
-			WHERE execution = ? AND status IN ('INITIAL', 'ENQUEUED')`, id); err != nil {
-			return err
-		}
-		why := fmt.Sprintf("skipped: execution %d of the same branch or tag is newer; with no_skip_to_most_recent each one runs", s.Newer)
-		if _, err := tx.Exec(`UPDATE action_executions SET error = ? WHERE execution = ? AND idx = 0`, why, id); err != nil {
-			return err
-		}
-		x, err := scanExecution(tx.QueryRow(`SELECT `+executionColumns+` FROM executions e WHERE e.id = ?`, id))
-		if err != nil {
-			return err
-		}
-		if err := tell(tx, event.ExecutionFinished, x); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// wake makes those due who may go on now.
-func (p *Pipelines) wake(tx *db.Tx, without ExecutionID) error {
-	a, err := p.admission(tx, without)
-	if err != nil {
-		return err
-	}
-	for _, id := range a.Start {
-		if err := tx.Due("executions", string(id), tx.Now); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // tell writes the event of an execution that has begun or ended.
 func tell(tx *db.Tx, kind event.Kind, x Execution) error {
 	tx.Wake(Topic(x.ID))
@@ -337,7 +237,9 @@ func tell(tx *db.Tx, kind event.Kind, x Execution) error {
 // Topic is what db.Watch is told when anything of an execution changes.
 func Topic(id ExecutionID) string { return "execution/" + string(id) }
 
-func cancelTopic(id ExecutionID) string { return "cancel/" + string(id) }
+// newsTopic is what who handles an execution is told when it is cancelled, or can
+// have slots that it waits for.
+func newsTopic(id ExecutionID) string { return "news/" + string(id) }
 
 // cancelAll cancels the executions that are not at their end and fit a
 // condition.
@@ -367,7 +269,7 @@ func cancelAll(tx *db.Tx, where string, user int64, args ...any) error {
 		if err := tx.Due("executions", string(id), tx.Now); err != nil {
 			return err
 		}
-		tx.Wake(cancelTopic(id))
+		tx.Wake(newsTopic(id))
 		tx.Wake(Topic(id))
 	}
 	return nil
@@ -404,7 +306,15 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 				return inv.Err()
 			}
 			err = p.again(tx, x)
-		case OpApply, OpApplyVariables, OpRunDelayed:
+		case OpRunDelayed:
+			if x.Status != Enqueued || !x.Delayed.After(tx.Now) {
+				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for its time", x.Status))
+				return inv.Err()
+			}
+			if _, err = tx.Exec(`UPDATE executions SET delayed = NULL WHERE id = ?`, id); err == nil {
+				err = tx.Due("executions", string(id), tx.Now)
+			}
+		case OpApply, OpApplyVariables:
 			inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for %s", x.Status, op))
 			return inv.Err()
 		default:
@@ -441,7 +351,7 @@ func (p *Pipelines) again(tx *db.Tx, x Execution) error {
 		}
 	}
 	if _, err := tx.Exec(`UPDATE executions SET status = 'ENQUEUED', started = NULL, finished = NULL, prepared = 0,
-		cancelled_by = NULL, cancelled = NULL WHERE id = ?`, x.ID); err != nil {
+		delayed = NULL, cancelled_by = NULL, cancelled = NULL WHERE id = ?`, x.ID); err != nil {
 		return err
 	}
 	tx.Wake(Topic(x.ID))

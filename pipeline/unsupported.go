@@ -17,20 +17,8 @@ func unsupported(a Action) []string {
 			l = append(l, name)
 		}
 	}
-	add(conditional(a.Conditions), "trigger_conditions")
-	add(a.RunNext != "" && a.RunNext != WaitOnSuccess, "run_next "+string(a.RunNext))
-	add(len(a.Loop) > 0, "loop")
 	l = append(l, unsupportedVariables(a.Variables)...)
 	return l
-}
-
-func conditional(cs []Condition) bool {
-	for _, c := range cs {
-		if c.Kind != "ALWAYS" {
-			return true
-		}
-	}
-	return false
 }
 
 // unsupportedVariables is unsupported for variables. Such ones are refused where
@@ -71,7 +59,6 @@ func unsupportedPipeline(p Pipeline) []string {
 			l = append(l, name)
 		}
 	}
-	add(conditional(p.Conditions), "trigger_conditions")
 	add(p.Concurrent, "concurrent_pipeline_runs")
 	add(p.GitConfigRef != "" && p.GitConfigRef != "NONE", "git_config_ref "+p.GitConfigRef)
 	add(p.DefinitionSource == "REMOTE", "definition_source REMOTE")

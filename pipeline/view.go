@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -147,8 +146,6 @@ func (p *Pipelines) Wait(ctx context.Context, by access.Actor, id ExecutionID) (
 		}
 	}
 }
-
-func microTime(us int64) time.Time { return time.UnixMicro(us).UTC() }
 
 func toCommitRow(c *source.Commit) *commitRow {
 	if c == nil {

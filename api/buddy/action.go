@@ -89,12 +89,12 @@ func commonFields() []field[action] {
 		wordField("trigger_time", string(pipeline.OnEvery), func(a *action) string { return string(a.When) },
 			func(a *action, s string) { a.When = pipeline.When(s) }).as(obeyed, "nobody approves in this version: ON_WAIT_FOR_APPROVE is never reached"),
 		{
-			name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
+			name: "trigger_conditions", status: obeyed,
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Conditions = d.conditions(raw) },
 			out: func(a *action, _ *kept) any { return fromConditions(a.Conditions) },
 		},
 		wordField("run_next", string(pipeline.WaitOnSuccess), func(a *action) string { return string(a.RunNext) },
-			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }).as(partly, "WAIT_ON_SUCCESS is obeyed; actions run one after the other"),
+			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }),
 		boolField("run_only_on_first_failure", func(a *action) *bool { return &a.FirstFailureOnly }),
 		{
 			name: "variables", status: obeyed, note: "init_path, defaults, password, passphrase, key_identifier and the types IOS_KEYCHAIN, IOS_PROVISION_PROFILES are refused",
@@ -106,7 +106,7 @@ func commonFields() []field[action] {
 		secondsField("timeout", func(a *action) *secondsOf { return &a.Timeout }).as(obeyed, "0 or none is 90 minutes; at most 24 hours"),
 		intField("retry_count", func(a *action) int64 { return int64(a.Retries) }, func(a *action, n int64) { a.Retries = clampInt(n) }),
 		secondsField("retry_interval", func(a *action) *secondsOf { return &a.RetryInterval }),
-		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(failing, ""),
+		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(obeyed, "names of variables; at most 1000 combinations"),
 		{
 			name: "permissions", status: obeyed, note: "narrow what members may do",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Permissions = d.permissions(raw) },

@@ -263,8 +263,8 @@ func TestBadInput(t *testing.T) {
 		},
 		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier: is taken"},
 		{
-			"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"2030-01-01T00:00:00Z"}`,
-			400, "to_revision: must be an object|branch.name: must be a string|actions_to_run.0: must be an integer|delay_until: is not supported",
+			"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"tomorrow","environment":"x"}`,
+			400, "to_revision: must be an object|branch.name: must be a string|actions_to_run.0: must be an integer|delay_until: must be a time|environment: is not supported",
 		},
 		{"POST", p + "/executions", `{"branch":{"name":"main"}}`, 400, "no commit yet"},
 		{"PATCH", x, `{}`, 400, "operation: is required"},
@@ -272,6 +272,11 @@ func TestBadInput(t *testing.T) {
 		{"PATCH", x, `{"operation":"CANCEL"}`, 400, "cannot be cancelled"},
 		{"PATCH", x, `{"operation":"RETRY"}`, 400, "cannot be retried"},
 		{"PATCH", x, `{"operation":"APPLY"}`, 400, "does not wait for APPLY"},
+		{"PATCH", x, `{"operation":"RUN_DELAYED"}`, 400, "does not wait for its time"},
+		{
+			"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","trigger_conditions":[{"trigger_condition":"ON_CHANGE_AT_PATH"},{"trigger_condition":"DATETIME","trigger_hours":[1],"timezone":"Mars/Olympus"}]}`,
+			400, "trigger_conditions.0.trigger_condition_paths: is required|trigger_conditions.1.timezone: there is no time zone",
+		},
 		{"GET", p + "/executions/99", ``, 404, "does not exist"},
 		{"GET", x + "/action_executions/0123456789abcdef01234567", ``, 404, "does not exist"},
 		{"GET", p + "/executions?page=0&per_page=x&sort_by=age&sort_direction=UP", ``, 400, "page: must be at least 1|per_page: must be a whole number|sort_by: must be one of|sort_direction: must be one of"},

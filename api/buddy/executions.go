@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -87,6 +88,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		{"hash_id", string(x.ID)},
 		{"start_date", stamp(or2(x.Started, x.Created))},
 		{"finish_date", stamp(x.Finished)},
+		{"delay_until", stamp(x.Delayed)},
 		{"triggered_on", triggered},
 		{"triggeredOn", triggered},
 		{"mode", x.Mode},
@@ -230,7 +232,15 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 			in.Only = append(in.Only, pipeline.ActionID(id))
 		}
 	})
-	for _, name := range []string{"pull_request", "delay_until", "environment", "package_version"} {
+	d.member(b, "delay_until", func(raw json.RawMessage) {
+		if text := d.str(raw); text != "" {
+			var err error
+			if in.Delay, err = time.Parse(time.RFC3339, text); err != nil {
+				d.bad("format", "must be a time like 2026-01-31T12:00:00Z")
+			}
+		}
+	})
+	for _, name := range []string{"pull_request", "environment", "package_version"} {
 		if raw, ok := b[name]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
 			d.inv.Add(name, "unsupported", "is not supported by this version")
 		}

@@ -45,7 +45,7 @@ func startFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) },
 		},
 		{
-			name: "trigger_conditions", status: partly, note: "ALWAYS is obeyed",
+			name: "trigger_conditions", status: obeyed, note: "asked of runs that nobody starts by hand",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Conditions = d.conditions(raw) },
 			out: func(p *pipe, _ *kept) any { return fromConditions(p.Conditions) },
 		},
@@ -110,7 +110,7 @@ func definitionFields() []field[pipe] {
 		mirrored("remote_ref", "remote_branch"),
 		restField[pipe]("remote_parameters", aList, []string{}),
 		wordField("git_changeset_base", "", func(p *pipe) string { return p.GitChangesetBase },
-			func(p *pipe, s string) { p.GitChangesetBase = s }).as(noEffect, "belongs to conditions").
+			func(p *pipe, s string) { p.GitChangesetBase = s }).as(noEffect, "conditions compare with the last successful run of the same branch or tag").
 			answered(func(p *pipe) any { return or(p.GitChangesetBase, local("LATEST_RUN")(p).(string)) }),
 		wordField("filesystem_changeset_base", "", func(p *pipe) string { return p.FilesChangesetBase },
 			func(p *pipe, s string) { p.FilesChangesetBase = s }).as(noEffect, "belongs to conditions").
