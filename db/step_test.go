@@ -170,3 +170,41 @@ func TestMembersOfAnEarlierStore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSlotsOfAnEarlierStore: what held a slot, or waited for one, before there
+// could be several still does.
+func TestSlotsOfAnEarlierStore(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "x.db")
+	d, err := open(t.Context(), file, before(t, "013"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{
+		`INSERT INTO users (id, uuid, username, created) VALUES (1, 'u', 'ann', 1)`,
+		`INSERT INTO workspaces (id, number, domain, name, owner, created) VALUES ('w', 1, 'team', 'Team', 1, 1)`,
+		`INSERT INTO projects (id, short_id, number, workspace, name, display_name, status, public, created, updated)
+			VALUES ('p', 'p-1', 1, 'w', 'app', 'App', 'ACTIVE', 0, 1, 1)`,
+		`INSERT INTO pipelines (id, project, workspace, name, identifier, spec, created, created_by) VALUES (1, 'p', 'w', 'x', 'x', '{}', 1, 1)`,
+		`INSERT INTO executions (id, pipeline, number, status, priority, mode, created_by, created, queued, input, frozen, waiting, class, slot) VALUES
+			('run', 1, 1, 'INPROGRESS', 'NORMAL', 'MANUAL', 1, 1, 1, '{}', '{}', 0, 'RUN', 'RUN'),
+			('build', 1, 2, 'INPROGRESS', 'NORMAL', 'MANUAL', 1, 1, 1, '{}', '{}', 0, '', 'BUILD'),
+			('waits', 1, 3, 'ENQUEUED', 'NORMAL', 'MANUAL', 1, 1, 1, '{}', '{}', 1, 'BUILD', ''),
+			('ended', 1, 4, 'FAILED', 'NORMAL', 'MANUAL', 1, 1, 1, '{}', '{}', 0, 'RUN', '')`,
+	} {
+		write(t, d, q)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Open(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, d, `SELECT COUNT(*) FROM executions WHERE (id, runs, builds, wants) IN
+		(VALUES ('run', 1, 0, ''), ('build', 0, 1, ''), ('waits', 0, 0, 'B'), ('ended', 0, 0, ''))`); n != 4 {
+		t.Errorf("%d executions of 4 have the slots that they had", n)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}

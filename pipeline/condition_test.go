@@ -252,6 +252,33 @@ func TestConditionsNotJudged(t *testing.T) {
 	w.expect(y, "SUCCESSFUL SUCCESSFUL SUCCESSFUL")
 }
 
+// A server that is killed when conditions were judged has a successor that goes
+// by the verdict.
+func TestJudgedBefore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	x := w.start(w.pipeline(Pipeline{}, sh("block"), when(sh("true"), Condition{Kind: varIs, Key: "X", Value: "no"})), Start{})
+	w.eng.Await(engineID(x, 0, 1))
+	w.stop()
+	w.eng.Exit(engineID(x, 0, 1), 0)
+	w.must(w.db.Write(t.Context(), func(tx *db.Tx) error {
+		if _, err := tx.Exec(`UPDATE action_executions SET status = 'SUCCESSFUL' WHERE execution = ? AND idx = 0`, x.ID); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE executions SET runs = 0 WHERE id = ?`, x.ID); err != nil {
+			return err
+		}
+		v := Verdict{At: tx.Now, Met: true, Each: []Outcome{{varIs, true, "it was so"}}}
+		_, err := tx.Exec(`UPDATE action_executions SET verdict = ? WHERE execution = ? AND idx = 1`, v.text(), x.ID)
+		return err
+	}))
+	w.restart()
+	x = w.expect(x, "SUCCESSFUL SUCCESSFUL SUCCESSFUL")
+	if v := x.Steps[1].Verdict; v == nil || v.Each[0].Why != "it was so" {
+		t.Errorf("%+v", v)
+	}
+}
+
 // The conditions of a pipeline are asked of what others start than people by
 // hand, before it takes anybody's place.
 func TestConditionsOfPipelines(t *testing.T) {
