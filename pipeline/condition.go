@@ -240,15 +240,6 @@ func (c Condition) validate(prefix string, inv *project.Invalid) {
 	if _, err := at(c.Paths); err != nil {
 		inv.Add(prefix+"trigger_condition_paths", "format", "has a pattern that cannot be read")
 	}
-	for name, text := range map[string]string{
-		"trigger_variable_key": c.Key, "trigger_variable_value": c.Value, "trigger_project_name": c.Project,
-		"trigger_pipeline_name": c.Pipeline, "trigger_user": c.User, "trigger_group": c.Group,
-	} {
-		if len(text) > maxText {
-			inv.Add(prefix+name, "maximum", fmt.Sprintf("must have at most %d bytes", maxText))
-		}
-	}
+	notLonger(inv, textMax, prefix+"trigger_variable_key", c.Key, prefix+"trigger_variable_value", c.Value, prefix+"trigger_project_name", c.Project,
+		prefix+"trigger_pipeline_name", c.Pipeline, prefix+"trigger_user", c.User, prefix+"trigger_group", c.Group)
 }
-
-// maxText bounds texts of conditions.
-const maxText = 4096

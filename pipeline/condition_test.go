@@ -93,7 +93,7 @@ func TestValidateConditions(t *testing.T) {
 		{Condition{Kind: onChangeAt}, "trigger_condition_paths"},
 		{Condition{Kind: onChangeAt, Paths: []string{"[a"}}, "trigger_condition_paths"},
 		{Condition{Kind: varIs}, "trigger_variable_key"},
-		{Condition{Kind: varIs, Key: strings.Repeat("x", maxText+1)}, "trigger_variable_key"},
+		{Condition{Kind: varIs, Key: strings.Repeat("x", textMax+1)}, "trigger_variable_key"},
 		{Condition{Kind: atTime}, "trigger_hours"},
 		{Condition{Kind: atTime, Hours: []int{24}, Days: []int{0}, Timezone: "Mars"}, "trigger_days trigger_hours timezone"},
 		{Condition{Kind: atTime, Hours: []int{0}, Timezone: "Europe/Warsaw"}, ""},
