@@ -10,16 +10,7 @@ import (
 // not obeyed by this version. Such an action fails at its start, naming them:
 // nothing is ignored in silence. A test holds this function to every field of
 // the structs.
-func unsupported(a Action) []string {
-	var l []string
-	add := func(is bool, name string) {
-		if is {
-			l = append(l, name)
-		}
-	}
-	l = append(l, unsupportedVariables(a.Variables)...)
-	return l
-}
+func unsupported(a Action) []string { return unsupportedVariables(a.Variables) }
 
 // unsupportedVariables is unsupported for variables. Such ones are refused where
 // they come in; those of an earlier version may have them.
