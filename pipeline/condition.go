@@ -158,7 +158,7 @@ func (c Condition) changed(f Facts) (bool, string) {
 		}
 		return true, fmt.Sprintf("%d files changed %s, %s first of them", len(f.Changed), since, f.Changed[0])
 	}
-	matches, err := at(c.Paths)
+	matches, err := filesAt(c.Paths)
 	if err != nil {
 		return false, err.Error()
 	}
@@ -170,9 +170,9 @@ func (c Condition) changed(f Facts) (bool, string) {
 	return false, fmt.Sprintf("no file at %s changed %s", strings.Join(c.Paths, ", "), since)
 }
 
-// at tells which files are at paths: the one that a path names, or all that are
+// filesAt tells which files are at paths: the one that a path names, or all that are
 // below it; * stands for a part of a name, ** for any folders.
-func at(paths []string) (func(file string) (bool, error), error) {
+func filesAt(paths []string) (func(file string) (bool, error), error) {
 	patterns := make([]string, 0, len(paths))
 	for _, p := range paths {
 		p = strings.Trim(strings.TrimSpace(p), "/")
@@ -237,7 +237,7 @@ func (c Condition) validate(prefix string, inv *project.Invalid) {
 	if _, err := time.LoadLocation(c.Timezone); err != nil || c.Timezone == "Local" {
 		inv.Add(prefix+"timezone", "unknown", fmt.Sprintf("there is no time zone %q", c.Timezone))
 	}
-	if _, err := at(c.Paths); err != nil {
+	if _, err := filesAt(c.Paths); err != nil {
 		inv.Add(prefix+"trigger_condition_paths", "format", "has a pattern that cannot be read")
 	}
 	notLonger(inv, textMax, prefix+"trigger_variable_key", c.Key, prefix+"trigger_variable_value", c.Value, prefix+"trigger_project_name", c.Project,
