@@ -27,7 +27,7 @@ func (x Execution) unjudged() bool {
 
 // judge judges the conditions of steps, or of the pipeline itself.
 func (h *handling) judge(ctx context.Context, steps []int) map[int]Verdict {
-	changed := sync.OnceValues(func() (changes, error) { return h.changes(ctx) })
+	changed := sync.OnceValues(func() (difference, error) { return h.difference(ctx) })
 	all := map[int]Verdict{}
 	for _, i := range steps {
 		s := ActionExecution{Action: Action{Conditions: h.x.Frozen.Conditions}}
@@ -45,7 +45,7 @@ func (h *handling) judge(ctx context.Context, steps []int) map[int]Verdict {
 }
 
 // facts gathers what the conditions of a step ask for.
-func (h *handling) facts(ctx context.Context, s ActionExecution, changed func() (changes, error)) (Facts, error) {
+func (h *handling) facts(ctx context.Context, s ActionExecution, changed func() (difference, error)) (Facts, error) {
 	f := Facts{Now: time.Now().UTC(), Source: h.x.Commit != nil, Latest: map[string]Status{}, Groups: map[string]bool{}}
 	asks := func(kinds ...string) bool {
 		return slices.ContainsFunc(s.Action.Conditions, func(c Condition) bool { return slices.Contains(kinds, c.Kind) })
@@ -108,15 +108,15 @@ func (h *handling) latest(tx *db.Tx, c Condition) (status Status, err error) {
 	return status, err
 }
 
-// changes are the files of an execution's commit that are not as they were.
-type changes struct {
+// difference is which files of an execution's commit are not as they were.
+type difference struct {
 	base  string // the commit with which it is compared; "": all files are new
 	files []string
 }
 
-// changes compares the commit with the one that the execution was started from,
+// difference compares the commit with the one that the execution was started from,
 // or else with that of the last successful execution of the same branch or tag.
-func (h *handling) changes(ctx context.Context) (c changes, err error) {
+func (h *handling) difference(ctx context.Context) (c difference, err error) {
 	x := h.x
 	switch {
 	case x.From != nil:

@@ -19,6 +19,7 @@ import (
 // values gathers the variables of a step, narrower ones winning.
 func (h *handling) values(ctx context.Context, s ActionExecution) (*values, error) {
 	x, v := h.x, newValues()
+	v.fixed = h.fixed
 	a, err := h.about(ctx, s)
 	if err != nil {
 		return nil, err
@@ -122,14 +123,16 @@ func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) 
 		}
 	}
 	var err error
-	if h.changed == nil { // it is the same for all actions
-		changed, err := h.changes(ctx)
+	changed := h.changed.Load()
+	if changed == nil { // it is the same for all actions
+		l, err := h.changes(ctx)
 		if err != nil {
 			return about{}, err
 		}
-		h.changed = &changed
+		changed = &l
+		h.changed.Store(changed)
 	}
-	a.Changes = *h.changed
+	a.Changes = *changed
 	a.FailedLog, err = h.failedLog(ctx, s)
 	return a, err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"slipway/access"
@@ -84,7 +85,8 @@ type handling struct {
 	share   share
 	project project.Project
 	ready   *readiness
-	resumed bool // it was under way when this handler got it
+	changed *atomic.Pointer[source.Changelog] // by the commit; nil: not looked at yet
+	resumed bool                              // it was under way when this handler got it
 	log     *slog.Logger
 
 	// Of the copy for a step:
@@ -93,7 +95,6 @@ type handling struct {
 	// attached says that the step was begun by an earlier look: what we had to say
 	// before it may be in its log, and its container may be writing.
 	attached bool
-	changed  *source.Changelog // by the commit; nil: not looked at yet
 	fixed    map[string]string // variables of the round of its loop
 	after    <-chan struct{}   // closed when the step before it has come to the file system
 	came     func()            // it has come to the file system, or will not
@@ -122,7 +123,7 @@ type turn struct {
 // Handle brings an execution on, as far as it goes without waiting for anything
 // but its actions.
 func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, err error) {
-	h := &handling{Runner: r, lease: lease, ready: newReadiness(), log: slog.With("room", "pipeline", "execution", lease.ID)}
+	h := &handling{Runner: r, lease: lease, ready: newReadiness(), changed: new(atomic.Pointer[source.Changelog]), log: slog.With("room", "pipeline", "execution", lease.ID)}
 	news, stop := r.p.db.Watch(newsTopic(ExecutionID(lease.ID)))
 	defer stop()
 	err = r.p.db.Read(ctx, func(tx *db.Tx) error {
