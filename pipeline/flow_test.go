@@ -17,14 +17,14 @@ type fate struct {
 	unmet  bool
 }
 
-// play is a random pipeline, and what will become of its steps.
-type play struct {
+// drama is a random pipeline, and what will become of its steps.
+type drama struct {
 	x     Execution
 	fates []fate
 }
 
-func drawPlay(t *rapid.T) play {
-	p := play{x: Execution{Status: InProgress, Started: noon}}
+func drawDrama(t *rapid.T) drama {
+	p := drama{x: Execution{Status: InProgress, Started: noon}}
 	p.x.Previous = rapid.SampledFrom([]Status{"", Failed, Successful}).Draw(t, "previous")
 	whens := append([]When{"", "", "", OnEvery, OnEvery}, Whens()...)
 	nexts := []RunNext{"", WaitOnSuccess, InSoftParallel, InHardParallel, InHardParallel}
@@ -56,7 +56,7 @@ func drawPlay(t *rapid.T) play {
 }
 
 // end is what becomes of a step that runs, and how often it does.
-func (p play) end(i int) (Status, int) {
+func (p drama) end(i int) (Status, int) {
 	runs, retries := 0, p.x.Steps[i].Action.Retries
 	for _, failures := range p.fates[i].rounds {
 		if failures > retries {
@@ -69,7 +69,7 @@ func (p play) end(i int) (Status, int) {
 
 // expected is the model: what becomes of each step of an execution that nobody
 // cancels, how often it runs, and what becomes of the execution.
-func (p play) expected() (Status, []Status, []int) {
+func (p drama) expected() (Status, []Status, []int) {
 	statuses, runs := make([]Status, len(p.x.Steps)), make([]int, len(p.x.Steps))
 	var failed, warned bool
 	for _, stage := range []When{OnEvery, OnSuccess, OnBackToSuccess, OnWarning, OnFailure, OnTerminate, OnWaitForApprove} {
@@ -107,10 +107,10 @@ func (p play) expected() (Status, []Status, []int) {
 	return Successful, statuses, runs
 }
 
-// stage is one that performs a play: it has slots, and time.
+// stage is one that performs a drama: it has slots, and time.
 type stage struct {
 	*rapid.T
-	play
+	drama
 	now     time.Time
 	running []int
 	failed  []int // runs of the present round that have failed
@@ -292,8 +292,8 @@ func TestFlow(t *testing.T) {
 	t.Parallel()
 	for range 100 { // of a hundred
 		rapid.Check(t, func(t *rapid.T) {
-			p := drawPlay(t)
-			s := &stage{T: t, play: p, now: noon, kills: rapid.Bool().Draw(t, "may be cancelled")}
+			p := drawDrama(t)
+			s := &stage{T: t, drama: p, now: noon, kills: rapid.Bool().Draw(t, "may be cancelled")}
 			s.x.Steps = slices.Clone(p.x.Steps)
 			s.perform()
 			if s.before != nil {
