@@ -72,26 +72,29 @@ func TestFailures(t *testing.T) {
 		action Action
 		want   string
 	}{
-		"code":        {sh("exit 3"), "ended with exit code 3"},
-		"no image":    {Action{Run: &Run{Image: "nowhere", Tag: "1", Commands: "x"}}, "image nowhere:1"},
-		"unsupported": {disobeyed(sh("true")), "variables.0.type IOS_KEYCHAIN"},
-		"timeout":     {func() Action { a := sh("sleep 60"); a.Timeout = time.Second; return a }(), "ended after its timeout of 1s"},
-		"dockerfile":  {Action{Build: &Build{Dockerfile: "Dockerfile", BuildKit: &no}}, "Dockerfile"},
-		"no build":    {Action{Run: &Run{From: ImageFrom{Use: true}}}, "no build action before"},
-		"mapping":     {Action{Run: &Run{Image: "busybox", Tag: "latest", Mounts: []string{"/:$X"}}}, "volume_mappings"},
-		"secret":      {Action{Build: &Build{Dockerfile: "x", Secrets: []BuildSecret{{ID: "s", Value: "../../etc/passwd"}}}}, "secret s"},
-		"env secret":  {Action{Build: &Build{Dockerfile: "x", Secrets: []BuildSecret{{ID: "s", Value: "NO", Type: "ENV"}}}}, "there is no variable NO"},
-		"name":        {Action{Build: &Build{Dockerfile: "x", Tag: "feature/x"}}, "the image cannot be called acme/web:feature/x"},
-		"words":       {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: `a "b`}}, "entrypoint"},
-		"machinery":   {sh("fail-machinery"), "run busybox:latest"},
-		"no program":  {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/nothing"}}, "could not start"},
-		"oom":         {sh("oom"), "memory"},
+		"code":       {sh("exit 3"), "ended with exit code 3"},
+		"no image":   {Action{Run: &Run{Image: "nowhere", Tag: "1", Commands: "x"}}, "image nowhere:1"},
+		"timeout":    {func() Action { a := sh("sleep 60"); a.Timeout = time.Second; return a }(), "ended after its timeout of 1s"},
+		"dockerfile": {Action{Build: &Build{Dockerfile: "Dockerfile", BuildKit: &no}}, "Dockerfile"},
+		"no build":   {Action{Run: &Run{From: ImageFrom{Use: true}}}, "no build action before"},
+		"mapping":    {Action{Run: &Run{Image: "busybox", Tag: "latest", Mounts: []string{"/:$X"}}}, "volume_mappings"},
+		"secret":     {Action{Build: &Build{Dockerfile: "x", Secrets: []BuildSecret{{ID: "s", Value: "../../etc/passwd"}}}}, "secret s"},
+		"env secret": {Action{Build: &Build{Dockerfile: "x", Secrets: []BuildSecret{{ID: "s", Value: "NO", Type: "ENV"}}}}, "there is no variable NO"},
+		"name":       {Action{Build: &Build{Dockerfile: "x", Tag: "feature/x"}}, "the image cannot be called acme/web:feature/x"},
+		"words":      {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: `a "b`}}, "entrypoint"},
+		"machinery":  {sh("fail-machinery"), "run busybox:latest"},
+		"no program": {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/nothing"}}, "could not start"},
+		"oom":        {sh("oom"), "memory"},
 	} {
 		c.action.Name = name
 		x := w.wait(w.start(w.pipeline(Pipeline{Name: name}, c.action, sh("true")), Start{}))
 		if x.Status != Failed || x.Steps[0].Status != Failed || x.Steps[1].Status != NotExecuted || !strings.Contains(x.Steps[0].Error, c.want) {
 			t.Errorf("%s: %s", name, w.words(x))
 		}
+	}
+	x := w.wait(w.start(w.pipeline(Pipeline{Name: "unsupported", Worker: "mine"}, sh("true")), Start{}))
+	if x.Status != Failed || !strings.Contains(x.Steps[0].Error, "does not obey: worker") {
+		t.Error(w.words(x))
 	}
 }
 

@@ -146,12 +146,6 @@ func sh(words string) Action {
 	return Action{Name: "run", Run: &Run{Image: "busybox", Tag: "latest", Commands: words}}
 }
 
-// disobeyed gives an action a field that this version does not obey.
-func disobeyed(a Action) Action {
-	a.Variables = append(a.Variables, Variable{Key: "CHAIN", Type: "IOS_KEYCHAIN", FilePlace: secret.None})
-	return a
-}
-
 func (w *world) start(p Pipeline, in Start) Execution {
 	w.t.Helper()
 	x, err := w.Start(w.t.Context(), w.admin, p.ID, in)
