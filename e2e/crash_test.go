@@ -199,7 +199,6 @@ var killedBy = map[string]string{
 	"logs: compressed segment has its name": "TestCrash of logs",
 	"logs: plain segment is removed":        "TestCrash of logs",
 	"logs: old segment is dropped":          "TestCrash of logs",
-	"pipeline: conditions judged":           "nobody: no scenario has conditions; TestJudgedBefore of pipeline begins with what is left then",
 	"image: tagged":                         "nobody: no route leads there",
 	"image: untagged":                       "nobody: no route leads there",
 	"pipeline: started by the clock":        "TestKilledClock of trigger",

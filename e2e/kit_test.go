@@ -40,13 +40,35 @@ func tool(t *testing.T, note string) v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return imageOf(t, map[string][]byte{"probe": program, "note": []byte(note)}, nil, v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"web"}})
+}
+
+// shell makes an image with a shell and the tools that busybox has.
+func shell(t *testing.T) v1.Image {
+	t.Helper()
+	box, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("the tests need the package busybox-static: %v", err)
+	}
+	links := map[string]string{"bin/sh": "busybox", "bin/cat": "busybox"}
+	return imageOf(t, map[string][]byte{"bin/busybox": box}, links, v1.Config{Env: []string{"PATH=/bin"}, Cmd: []string{"/bin/sh"}})
+}
+
+// imageOf makes an image of one layer.
+func imageOf(t *testing.T, files map[string][]byte, links map[string]string, c v1.Config) v1.Image {
+	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, text := range map[string][]byte{"probe": program, "note": []byte(note)} {
+	for name, text := range files {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text)), Typeflag: tar.TypeReg}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range links {
+		if err := w.WriteHeader(&tar.Header{Name: name, Linkname: to, Typeflag: tar.TypeSymlink}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -60,7 +82,7 @@ func tool(t *testing.T, note string) v1.Image {
 	img, err := mutate.AppendLayers(empty.Image, layer)
 	if err == nil {
 		img, err = mutate.ConfigFile(img, &v1.ConfigFile{
-			Architecture: "amd64", OS: "linux", Config: v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"web"}}, RootFS: v1.RootFS{Type: "layers", DiffIDs: diffs(t, img)},
+			Architecture: "amd64", OS: "linux", Config: c, RootFS: v1.RootFS{Type: "layers", DiffIDs: diffs(t, img)},
 		})
 	}
 	if err != nil {

@@ -35,14 +35,19 @@ func (s *lane) story(name string) *story {
 	return &story{
 		from: s.from,
 		job: s.job(name, build(),
-			run("Count", fmt.Sprintf("/probe lines %d %s /buddy/%s/begun", numbered, pace, name)),
-			run("Look", "/probe cat /buddy/"+name+"/begun")),
+			with(run("Count", fmt.Sprintf("/probe lines %d %s /buddy/%s/begun", numbered, pace, name)),
+				"run_next", "IN_SOFT_PARALLEL", "trigger_conditions", []any{
+					map[string]any{"trigger_condition": "VAR_IS", "trigger_variable_key": "BUDDY_PIPELINE_NAME", "trigger_variable_value": "Work"},
+				}),
+			run("Beside", fmt.Sprintf("/probe lines %d %s /buddy/%s/beside", numbered, pace, name)),
+			run("Look", "/probe cat /buddy/"+name+"/begun /buddy/"+name+"/beside")),
 		host: name + ".localhost",
 	}
 }
 
 // tell goes through the scenario. Two things happen at once: a push is built
-// and run, and a service is hosted, changed, and gives way to another.
+// and run by two actions beside each other, and a service is hosted, changed,
+// and gives way to another.
 func (y *story) tell(ctx context.Context) error {
 	dockerfile := "FROM slipway.local/default/steady:latest\nCOPY name /name\nRUN [\"/probe\", \"lines\", \"10\", \"10ms\"]\n"
 	if err := y.commit(ctx, map[string]string{"Dockerfile": dockerfile, "name": y.name}); err != nil {
@@ -83,7 +88,7 @@ func (y *story) execute(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if e.Status != "SUCCESSFUL" || len(e.Steps) != 3 {
+	if e.Status != "SUCCESSFUL" || len(e.Steps) != 4 {
 		return fmt.Errorf("the execution is %s", e)
 	}
 	y.steps = e.Steps
@@ -94,7 +99,7 @@ func (y *story) execute(ctx context.Context) error {
 func wrong(format string, a ...any) error { return &cli.Refused{Message: fmt.Sprintf(format, a...)} }
 
 func (y *story) checkLogs(ctx context.Context, e execution) error {
-	var logs [3][]string
+	var logs [4][]string
 	for i, st := range e.Steps {
 		if st.Status != "SUCCESSFUL" {
 			return wrong("action %s is %s", st.Action.Name, st.Status)
@@ -107,13 +112,17 @@ func (y *story) checkLogs(ctx context.Context, e execution) error {
 	if err := checkBuild(logs[0]); err != nil {
 		return wrong("the build's log: %v:\n%s", err, strings.Join(logs[0], "\n"))
 	}
-	begin, err := counted(logs[1], numbered, true)
-	if err != nil {
-		return wrong("the log of the run: %v:\n%s", err, strings.Join(logs[1], "\n"))
+	var begun []string
+	for _, l := range logs[1:3] {
+		begin, err := counted(l, numbered, true)
+		if err != nil {
+			return wrong("the log of the run: %v:\n%s", err, strings.Join(l, "\n"))
+		}
+		begun = append(begun, begin)
 	}
-	// The file says how often the program was started, whatever the log says.
-	if len(logs[2]) != 1 || logs[2][0] != begin {
-		return wrong("the action was started by %v, its log is of %s", logs[2], begin)
+	// The files say how often the programs were started, whatever the logs say.
+	if !slices.Equal(logs[3], begun) {
+		return wrong("the actions were started by %v, their logs are of %v", logs[3], begun)
 	}
 	return nil
 }

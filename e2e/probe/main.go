@@ -27,9 +27,11 @@ func main() {
 	case "lines":
 		fail(lines(os.Args[2:]))
 	case "cat":
-		b, err := os.ReadFile(os.Args[2])
-		_, _ = os.Stdout.Write(b)
-		fail(err)
+		for _, file := range os.Args[2:] {
+			b, err := os.ReadFile(file)
+			_, _ = os.Stdout.Write(b)
+			fail(err)
+		}
 	case "fill":
 		fail(fill(os.Args[2]))
 	case "dial":
