@@ -226,7 +226,8 @@ func TestLoop(t *testing.T) {
 	a.Loop = []string{"GO", "$OS"}
 	a.Variables = []Variable{
 		{Key: "OS", Value: " linux , darwin,"},
-		{Key: "WHERE", Value: "out/$OS"}, {Key: "KEY", Value: "secret-one", Encrypted: true},
+		{Key: "WHERE", Value: "out/$OS"},
+		{Key: "KEY", Value: "secret-one", Encrypted: true},
 	}
 	p := w.pipeline(Pipeline{Variables: []Variable{{Key: "GO", Value: "1.25,1.26"}}}, a, sh("cat made"))
 	x := w.start(p, Start{})

@@ -46,14 +46,14 @@ func (e *Exchange) amazon(ctx context.Context, i secret.Integration, region, ask
 		return Login{}, refused(ctx, "Amazon ECR in "+region, statusOf(err), err)
 	}
 	if len(out.AuthorizationData) == 0 {
-		return Login{}, fmt.Errorf("Amazon ECR in %s gives no token: %w", region, errdefs.ErrUnavailable) //nolint:staticcheck // a name
+		return Login{}, fmt.Errorf("Amazon ECR in %s gives no token: %w", region, errdefs.ErrUnavailable)
 	}
 	data := out.AuthorizationData[0]
 	text, err := base64.StdEncoding.DecodeString(aws.ToString(data.AuthorizationToken))
 	user, password, ok := strings.Cut(string(text), ":")
 	u, uerr := url.Parse(aws.ToString(data.ProxyEndpoint))
 	if err != nil || !ok || uerr != nil || u.Host == "" {
-		return Login{}, fmt.Errorf("Amazon ECR in %s gives a token that is none: %w", region, errdefs.ErrUnavailable) //nolint:staticcheck // a name
+		return Login{}, fmt.Errorf("Amazon ECR in %s gives a token that is none: %w", region, errdefs.ErrUnavailable)
 	}
 	host := u.Host
 	if asked != "" && !strings.EqualFold(asked, host) {
@@ -82,7 +82,7 @@ func (e *Exchange) roles(ctx context.Context, i secret.Integration, region strin
 			return keys, refused(ctx, "Amazon STS, asked for the role "+r.ARN+",", statusOf(err), err)
 		}
 		if out.Credentials == nil {
-			return keys, fmt.Errorf("Amazon STS gives no keys for the role %s: %w", r.ARN, errdefs.ErrUnavailable) //nolint:staticcheck // a name
+			return keys, fmt.Errorf("Amazon STS gives no keys for the role %s: %w", r.ARN, errdefs.ErrUnavailable)
 		}
 		keys = aws.Credentials{
 			AccessKeyID: aws.ToString(out.Credentials.AccessKeyId), SecretAccessKey: aws.ToString(out.Credentials.SecretAccessKey),

@@ -25,8 +25,13 @@ func readVariable(d *decoder, b body, v *secret.Variable) {
 		name string
 		at   *string
 	}{
-		{"key", &v.Key}, {"value", &v.Value}, {"type", &v.Type}, {"description", &v.Description},
-		{"file_place", &v.FilePlace}, {"file_path", &v.FilePath}, {"file_chmod", &v.FileMode},
+		{"key", &v.Key},
+		{"value", &v.Value},
+		{"type", &v.Type},
+		{"description", &v.Description},
+		{"file_place", &v.FilePlace},
+		{"file_path", &v.FilePath},
+		{"file_chmod", &v.FileMode},
 	} {
 		d.member(b, m.name, func(raw json.RawMessage) {
 			if m.name == "type" && (isNull(raw) || string(raw) == `""`) {

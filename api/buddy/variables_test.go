@@ -40,8 +40,16 @@ func TestVariableScopes(t *testing.T) {
 	} {
 		w.token = token(c.scopes)
 		for i, q := range [][3]string{
-			{"GET", v, ""}, {"POST", v, `{"key":"C"}`}, {"POST", v, ofPipe}, {"GET", one, ""}, {"PATCH", one, `{"value":"y"}`}, {"DELETE", one, ""},
-			{"GET", e, ""}, {"POST", e, `{"name":"next"}`}, {"GET", env, ""}, {"DELETE", env, ""},
+			{"GET", v, ""},
+			{"POST", v, `{"key":"C"}`},
+			{"POST", v, ofPipe},
+			{"GET", one, ""},
+			{"PATCH", one, `{"value":"y"}`},
+			{"DELETE", one, ""},
+			{"GET", e, ""},
+			{"POST", e, `{"name":"next"}`},
+			{"GET", env, ""},
+			{"DELETE", env, ""},
 		} {
 			if rec := w.ask(q[0], q[1], q[2]); rec.Code != c.want[i] {
 				t.Errorf("%s: %s %s: %d instead of %d: %s", c.scopes, q[0], q[1], rec.Code, c.want[i], rec.Body)
@@ -53,8 +61,14 @@ func TestVariableScopes(t *testing.T) {
 	own := fmt.Sprint(w.get(201, "POST", v, `{"key":"D"}`)["id"])
 	env = fmt.Sprint(w.get(201, "POST", e, `{"name":"again"}`)["id"])
 	for _, q := range [][3]string{
-		{"GET", v + "/" + own, ""}, {"PATCH", v + "/" + own, "{}"}, {"DELETE", v + "/" + own, ""}, {"GET", e + "/" + env, ""}, {"DELETE", e + "/" + env, ""},
-		{"GET", v + "?pipelineId=" + w.vars["pipeline"], ""}, {"GET", v + "?projectName=web", ""}, {"GET", v + "?environment_id=" + env, ""},
+		{"GET", v + "/" + own, ""},
+		{"PATCH", v + "/" + own, "{}"},
+		{"DELETE", v + "/" + own, ""},
+		{"GET", e + "/" + env, ""},
+		{"DELETE", e + "/" + env, ""},
+		{"GET", v + "?pipelineId=" + w.vars["pipeline"], ""},
+		{"GET", v + "?projectName=web", ""},
+		{"GET", v + "?environment_id=" + env, ""},
 	} {
 		path := strings.Replace(q[1], "/acme/", "/other/", 1)
 		if rec := w.ask(q[0], path, q[2]); rec.Code != http.StatusNotFound {

@@ -242,8 +242,12 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		return map[string]any{"key": words("A", "B").Draw(t, "key"), "value": plain.Draw(t, "value"), "encrypted": flag.Draw(t, "encrypted"), "description": plain.Draw(t, "description")}
 	})
 	event := rapid.SampledFrom([]map[string]any{
-		{"type": "PUSH", "refs": []string{"refs/heads/*"}}, {"type": "DELETE_REF"}, {"type": "SCHEDULE", "cron": "0 9 * * 1-5", "timezone": "Asia/Tokyo"},
-		{"type": "SCHEDULE", "start_date": "2016-11-18T12:38:16.000Z", "delay": 5}, {"type": "WEBHOOK", "totp": false}, {"type": "EMAIL", "prefix": "x", "whitelist": []string{"a"}},
+		{"type": "PUSH", "refs": []string{"refs/heads/*"}},
+		{"type": "DELETE_REF"},
+		{"type": "SCHEDULE", "cron": "0 9 * * 1-5", "timezone": "Asia/Tokyo"},
+		{"type": "SCHEDULE", "start_date": "2016-11-18T12:38:16.000Z", "delay": 5},
+		{"type": "WEBHOOK", "totp": false},
+		{"type": "EMAIL", "prefix": "x", "whitelist": []string{"a"}},
 	})
 	value := func(t *rapid.T, name string) any {
 		switch name {
