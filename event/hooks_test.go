@@ -267,7 +267,7 @@ func TestHookWaitsForNobody(t *testing.T) {
 	d := store(t)
 	tenants(t, d)
 	h := hooks(t, d, true)
-	h.direct.Timeout = 100 * time.Millisecond
+	h.direct.Timeout = time.Second
 	gone := make(chan struct{})
 	slow := newReceiver(t, func(n int, _ http.ResponseWriter) {
 		if n == 1 {

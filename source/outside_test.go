@@ -80,7 +80,7 @@ func TestSlowOutside(t *testing.T) {
 	l := newLinked(t)
 	l.c.write("f", "1")
 	one := l.push("one")
-	const patience = 300 * time.Millisecond
+	const patience = time.Second
 	l.here.sources.patience = patience
 	over := make(chan struct{})
 	t.Cleanup(func() { close(over) }) // before the servers are closed
@@ -107,7 +107,7 @@ func TestSlowOutside(t *testing.T) {
 		return err
 	}
 	for _, revision := range []string{"", "HEAD", "main", one[:9]} {
-		if err := ask(revision); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "http://127.0.0.1:") || !strings.HasSuffix(err.Error(), "/git/acme/web.git did not answer within 300ms: unavailable") {
+		if err := ask(revision); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "http://127.0.0.1:") || !strings.HasSuffix(err.Error(), "/git/acme/web.git did not answer within "+patience.String()+": unavailable") {
 			t.Errorf("%s: %v", revision, err)
 		}
 	}
