@@ -160,3 +160,20 @@ func NotFound(err error, what string, args ...any) error {
 	}
 	return fmt.Errorf(what+": %w", append(args, errdefs.ErrNotFound)...)
 }
+
+// Column gives what a query of one column finds, in its order.
+func Column[T any](tx *Tx, query string, args ...any) (l []T, err error) {
+	rows, err := tx.Query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v T
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		l = append(l, v)
+	}
+	return l, rows.Err()
+}

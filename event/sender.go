@@ -116,7 +116,7 @@ func (h *Hooks) due(ctx context.Context, since int64, all bool) (last int64, err
 			query += ` WHERE workspace IN (SELECT workspace FROM events WHERE seq > ?` + where + `)`
 			args = append([]any{since}, of...)
 		}
-		ids, err = texts(tx, query, args...)
+		ids, err = db.Column[string](tx, query, args...)
 		return err
 	})
 	if err != nil || len(ids) == 0 {
@@ -130,22 +130,6 @@ func (h *Hooks) due(ctx context.Context, since int64, all bool) (last int64, err
 		}
 		return nil
 	})
-}
-
-func texts(tx *db.Tx, query string, args ...any) (l []string, err error) {
-	rows, err := tx.Query(query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		l = append(l, s)
-	}
-	return l, rows.Err()
 }
 
 // Handle makes the next request of a hook, if there is one, and says when to

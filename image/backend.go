@@ -230,7 +230,7 @@ func (b *backend) Tags(context.Context, string, string) iter.Seq2[string, error]
 // nothing came yet is not known.
 func (b *backend) tags(ctx context.Context, after string) (list []string, err error) {
 	err = b.i.db.Read(ctx, func(tx *db.Tx) (err error) {
-		list, err = texts(tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
+		list, err = db.Column[string](tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
 		if len(list) > 0 || err != nil {
 			return err
 		}
@@ -299,7 +299,7 @@ func (b *backend) DeleteBlob(ctx context.Context, _ string, d ociregistry.Digest
 		return unknownBlob(err, d.String())
 	}
 	return b.i.db.Write(ctx, func(tx *db.Tx) error {
-		users, err := texts(tx, `SELECT manifest FROM image_links WHERE repository = ? AND blob = ? LIMIT 1`, b.repo.id, d.String())
+		users, err := db.Column[string](tx, `SELECT manifest FROM image_links WHERE repository = ? AND blob = ? LIMIT 1`, b.repo.id, d.String())
 		if err != nil {
 			return err
 		}

@@ -282,7 +282,7 @@ func (i *Images) expire(ctx context.Context) error {
 	var dead []string
 	err := i.db.Write(ctx, func(tx *db.Tx) (err error) {
 		before := func(d time.Duration) any { return db.Micros(tx.Now.Add(-d)) }
-		if dead, err = texts(tx, `SELECT repository || '/' || id FROM image_uploads WHERE created < ?`, before(uploadFor)); err != nil {
+		if dead, err = db.Column[string](tx, `SELECT repository || '/' || id FROM image_uploads WHERE created < ?`, before(uploadFor)); err != nil {
 			return err
 		}
 		for _, q := range []struct {
@@ -317,7 +317,7 @@ func (i *Images) expire(ctx context.Context) error {
 }
 
 func expireOutside(tx *db.Tx, before any) error {
-	ids, err := numbers(tx, `SELECT id FROM image_outside WHERE source = 'pulled' AND used < ?`, before)
+	ids, err := db.Column[int64](tx, `SELECT id FROM image_outside WHERE source = 'pulled' AND used < ?`, before)
 	if err != nil {
 		return err
 	}
@@ -361,38 +361,6 @@ func expireManifests(tx *db.Tx, before any) error {
 		}
 	}
 	return nil
-}
-
-func texts(tx *db.Tx, query string, args ...any) (list []string, err error) {
-	rows, err := tx.Query(query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
-}
-
-func numbers(tx *db.Tx, query string, args ...any) (list []int64, err error) {
-	rows, err := tx.Query(query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var n int64
-		if err := rows.Scan(&n); err != nil {
-			return nil, err
-		}
-		list = append(list, n)
-	}
-	return list, rows.Err()
 }
 
 // flushPulls writes the counted pulls.

@@ -83,7 +83,7 @@ func beARegistry(dir string) int {
 		h, err := e.Images().Holds(r.Context(), prefix)
 		if err == nil {
 			err = d.Read(r.Context(), func(tx *db.Tx) error {
-				rows, err := texts(tx, `SELECT id || ' ' || digest || ' ' || state FROM image_holds`)
+				rows, err := db.Column[string](tx, `SELECT id || ' ' || digest || ' ' || state FROM image_holds`)
 				for _, row := range rows {
 					var id, digest, state string
 					_, _ = fmt.Sscan(row, &id, &digest, &state)

@@ -13,6 +13,7 @@ import (
 
 	"slipway/access"
 	"slipway/db"
+	"slipway/source"
 )
 
 // itself stands for the pipeline among the steps whose conditions are judged.
@@ -55,7 +56,7 @@ func (h *handling) facts(ctx context.Context, s ActionExecution, changed func() 
 		if err != nil {
 			return f, err
 		}
-		f.Base, f.Changed = c.base, c.files
+		f.Base, f.Changed = c.base, c.files.Paths()
 	}
 	if asks(varIs, varIsNot, varHas, varHasNot) {
 		v, err := h.values(ctx, s)
@@ -111,7 +112,7 @@ func (h *handling) latest(tx *db.Tx, c Condition) (status Status, err error) {
 // difference is which files of an execution's commit are not as they were.
 type difference struct {
 	base  string // the commit with which it is compared; "": all files are new
-	files []string
+	files source.Changelog
 }
 
 // difference compares the commit with the one that the execution was started from,

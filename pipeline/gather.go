@@ -162,7 +162,7 @@ func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
 	if from == x.Commit.Revision {
 		return source.Changelog{}, nil
 	}
-	l, err := h.p.sources.Changelog(ctx, x.Project, from, x.Commit.Revision)
+	l, err := h.p.sources.Changes(ctx, x.Project, from, x.Commit.Revision)
 	if errdefs.IsNotFound(err) {
 		return source.Changelog{}, nil
 	}

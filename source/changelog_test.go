@@ -22,21 +22,21 @@ func TestChangelog(t *testing.T) {
 	old := write("main", "grüße \"x\".txt", "1")
 	write("main", "grüße \"x\".txt", "2")
 	to := write("main", "dir/new", "1")
-	l, err := w.sources.Changelog(t.Context(), p.ID, old, to)
+	l, err := w.sources.Changes(t.Context(), p.ID, old, to)
 	if err != nil || !slices.Equal(l.Added, []string{"dir/new"}) || !slices.Equal(l.Changed, []string{"grüße \"x\".txt"}) || len(l.Deleted) > 0 {
 		t.Errorf("%q %v", l, err)
 	}
 	// The other way round what was added is deleted.
-	if l, err = w.sources.Changelog(t.Context(), p.ID, to, from); err != nil || len(l.Deleted) != 2 || len(l.Added)+len(l.Changed) > 0 {
+	if l, err = w.sources.Changes(t.Context(), p.ID, to, from); err != nil || len(l.Deleted) != 2 || len(l.Added)+len(l.Changed) > 0 {
 		t.Errorf("%q %v", l, err)
 	}
-	if l, err = w.sources.Changelog(t.Context(), p.ID, to, to); err != nil || len(l.Added)+len(l.Changed)+len(l.Deleted) > 0 {
+	if l, err = w.sources.Changes(t.Context(), p.ID, to, to); err != nil || len(l.Added)+len(l.Changed)+len(l.Deleted) > 0 {
 		t.Errorf("%q %v", l, err)
 	}
-	if _, err := w.sources.Changelog(t.Context(), p.ID, strings.Repeat("ab", 20), to); !errdefs.IsNotFound(err) {
+	if _, err := w.sources.Changes(t.Context(), p.ID, strings.Repeat("ab", 20), to); !errdefs.IsNotFound(err) {
 		t.Error(err)
 	}
-	if _, err := w.sources.Changelog(t.Context(), p.ID, "HEAD", to); !errdefs.IsInvalidArgument(err) {
+	if _, err := w.sources.Changes(t.Context(), p.ID, "HEAD", to); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
 }

@@ -22,7 +22,7 @@ func TestChanges(t *testing.T) {
 		t.Helper()
 		l, err := w.sources.Changes(t.Context(), p.ID, from, to)
 		must(t, err)
-		return strings.Join(l, " ")
+		return strings.Join(l.Paths(), " ")
 	}
 	first := commit("a", "1")
 	second := commit("dir/b c", "1")
@@ -78,7 +78,7 @@ func TestChangesOfMirror(t *testing.T) {
 	second := l.push("2")
 	for from, want := range map[string]string{"": "a b", first: "b", second: ""} {
 		got, err := l.here.sources.Changes(t.Context(), l.q.ID, from, second)
-		if err != nil || strings.Join(got, " ") != want {
+		if err != nil || strings.Join(got.Paths(), " ") != want {
 			t.Errorf("since %q: %q, %v", from, got, err)
 		}
 	}

@@ -236,7 +236,13 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 	texts := rapid.SliceOfN(plain, 0, 3)
 	flag, number := rapid.Bool(), rapid.IntRange(0, 100)
 	condition := rapid.Custom(func(t *rapid.T) map[string]any {
-		return map[string]any{"trigger_condition": words("ALWAYS", "ON_CHANGE_AT_PATH", "VAR_IS").Draw(t, "kind"), "trigger_condition_paths": texts.Draw(t, "paths"), "trigger_variable_value": plain.Draw(t, "value"), "trigger_hours": []int{3}}
+		kind, paths := words("ALWAYS", "ON_CHANGE_AT_PATH", "VAR_IS").Draw(t, "kind"), texts.Draw(t, "paths")
+		if kind == "ON_CHANGE_AT_PATH" { // obeyed, and so they must be some
+			paths = []string{"a/**", "b: c"}
+		}
+		return map[string]any{
+			"trigger_condition": kind, "trigger_condition_paths": paths, "trigger_variable_key": "KEY", "trigger_variable_value": plain.Draw(t, "value"), "trigger_hours": []int{3},
+		}
 	})
 	variable := rapid.Custom(func(t *rapid.T) map[string]any {
 		return map[string]any{"key": words("A", "B").Draw(t, "key"), "value": plain.Draw(t, "value"), "encrypted": flag.Draw(t, "encrypted"), "description": plain.Draw(t, "description")}
@@ -295,7 +301,7 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 				return plain.Draw(t, name)
 			}
 		}
-		if name == "tags" || name == "loop" || name == "versions" {
+		if name == "tags" || name == "loop" || name == "versions" || name == "refs" {
 			return texts.Draw(t, name)
 		}
 		return flag.Draw(t, name)
@@ -315,17 +321,21 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		if _, err := readPipeline(dec, fill(t, names(pipelineFields(), 0), " name "), &d.Pipeline); err != nil {
 			t.Fatal(err)
 		}
-		if dec.checked(d.Pipeline.Validate) != nil {
-			t.Skip(dec.inv.Error())
+		if err := dec.checked(d.Pipeline.Validate); err != nil {
+			t.Fatal(err)
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "actions") {
 			a, _ := newAction(words(typeRun, typeBuild, typeMulti).Draw(t, "type"))
 			dec := &decoder{}
-			if _, err := readAction(dec, fill(t, names(actionFields(), kindOf(&a)), " name dockerfile_path docker_image_name docker_image_tag inline_commands registry login password "), &a, kindOf(&a)); err != nil {
+			b := fill(t, names(actionFields(), kindOf(&a)), " name dockerfile_path docker_image_name docker_image_tag inline_commands registry login password ")
+			if string(b["run_only_on_first_failure"]) == "true" { // goes with that alone
+				b["trigger_time"] = json.RawMessage(`"ON_FAILURE"`)
+			}
+			if _, err := readAction(dec, b, &a, kindOf(&a)); err != nil {
 				t.Fatal(err)
 			}
-			if dec.checked(a.Validate) != nil {
-				continue
+			if err := dec.checked(a.Validate); err != nil {
+				t.Fatal(err)
 			}
 			d.Actions = append(d.Actions, a)
 		}
