@@ -50,6 +50,7 @@ type building struct {
 	log    *buildLog
 	room   *room
 	limits *pb.LinuxResources
+	texts  texts
 	result string // digest
 }
 
@@ -196,13 +197,18 @@ func (b *building) do(ctx context.Context) error {
 		return err
 	}
 	defer tree.root.Close()
+	ignore, err := tree.ignore()
+	if err != nil {
+		return err
+	}
+	b.texts = texts{files, ignore}
 	r, err := b.e.builder.room(b.spec.Workspace)
 	if err != nil {
 		return &machinery{err}
 	}
 	defer b.e.builder.leave(r)
 	b.room = r
-	err = b.solve(ctx, name, files, tree)
+	err = b.solve(ctx, name, tree)
 	if ctx.Err() != nil && err != nil {
 		if s := b.e.builder.steps; s != nil {
 			s.settled(settleTime)

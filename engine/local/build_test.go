@@ -3,6 +3,7 @@ package local
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,11 +88,11 @@ func (b *bench) says(image string) string {
 
 func TestBuildLog(t *testing.T) {
 	b := open(t)
-	id, spec := b.recipe("FROM shell AS one\nRUN echo to stdout; echo to stderr >&2; printf unfinished\nFROM shell\nCOPY --from=one /etc/passwd /p\nCOPY a /a\n", map[string]string{"a": "x"})
+	id, spec := b.recipe("FROM shell AS one\nRUN echo to stdout; echo to stderr >&2; printf unfinished\nFROM shell\nMAINTAINER nobody\nCOPY --from=one /etc/passwd /p\nCOPY a /a\n", map[string]string{"a": "x"})
 	spec.Name = "w/app:1"
 	b.made(id, spec)
 	log := lines(t, spec.Log)
-	for _, want := range []string{"[one 2/2] RUN echo to stdout", "\nto stdout\n", "\nto stderr\n", "\nunfinished\n", "COPY --from=one /etc/passwd /p", "COPY a /a", " DONE ", "w/app:1"} {
+	for _, want := range []string{"[one 2/2] RUN echo to stdout", "\nto stdout\n", "\nto stderr\n", "\nunfinished\n", "COPY --from=one /etc/passwd /p", "COPY a /a", " DONE ", "w/app:1", "warning: MaintainerDeprecated", "(line 4)"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in\n%s", want, log)
 		}
@@ -165,6 +166,9 @@ func TestBuildSecrets(t *testing.T) {
 	}
 	if !bytes.Contains(out.Bytes(), []byte("slsa.dev/provenance")) {
 		t.Error("there is no provenance")
+	}
+	if text := base64.StdEncoding.EncodeToString([]byte("# syntax=docker/dockerfile:1\nFROM shell\n"))[:40]; !bytes.Contains(out.Bytes(), []byte(text)) {
+		t.Error("the provenance has no Dockerfile")
 	}
 	b.nowhere(t, secret)
 	if strings.Contains(lines(t, spec.Log), secret) {

@@ -2,17 +2,14 @@ package local
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -72,7 +69,7 @@ func (e *Engine) openSource(ctx context.Context, src engine.Source) (root *os.Ro
 
 // dockerfile reads the Dockerfile and what it says to ignore. A lone file whose
 // name differs in case only is taken.
-func (b *building) dockerfile(root *os.Root) (name string, files recipe, err error) {
+func (b *building) dockerfile(root *os.Root) (name string, files map[string][]byte, err error) {
 	name = rel(b.spec.Dockerfile)
 	if b.spec.Dockerfile == "" {
 		name = path.Join(rel(b.spec.Context), "Dockerfile")
@@ -91,7 +88,7 @@ func (b *building) dockerfile(root *os.Root) (name string, files recipe, err err
 		return "", nil, failed("%s cannot be read: %v", name, err)
 	}
 	base := path.Base(name)
-	files = recipe{base: text}
+	files = map[string][]byte{base: text}
 	ignore, err := readBounded(root, name+".dockerignore")
 	switch {
 	case err == nil:
@@ -100,34 +97,6 @@ func (b *building) dockerfile(root *os.Root) (name string, files recipe, err err
 		return "", nil, failed("%s.dockerignore cannot be read: %v", name, err)
 	}
 	return base, files, nil
-}
-
-// recipe is the Dockerfile and its ignore file as BuildKit reads them.
-type recipe map[string][]byte
-
-var _ fsutil.FS = recipe{}
-
-// Walk implements fsutil.FS.
-func (r recipe) Walk(_ context.Context, target string, fn fs.WalkDirFunc) error {
-	for _, name := range slices.Sorted(maps.Keys(r)) {
-		if t := rel(target); t != "." && t != name {
-			continue
-		}
-		st := &types.Stat{Path: name, Mode: 0o644, Size: int64(len(r[name]))}
-		if err := fn(name, &fsutil.DirEntryInfo{Stat: st}, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Open implements fsutil.FS.
-func (r recipe) Open(name string) (io.ReadCloser, error) {
-	b, ok := r[rel(name)]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return io.NopCloser(bytes.NewReader(b)), nil
 }
 
 // lone finds the only file of that name in other letters.
@@ -224,6 +193,18 @@ func inContext(root *os.Root, spec engine.BuildSpec) (contextFS, error) {
 		return contextFS{}, failed("the context %s is no directory of the source: %v", rel(spec.Context), err)
 	}
 	return contextFS{root: below, git: spec.KeepGit}, nil
+}
+
+// ignore reads what is to be left out.
+func (c contextFS) ignore() (map[string][]byte, error) {
+	text, err := readBounded(c.root, ignoreName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return map[string][]byte{}, nil
+	case err != nil:
+		return nil, failed("%s cannot be read: %v", ignoreName, err)
+	}
+	return map[string][]byte{ignoreName: text}, nil
 }
 
 // Walk implements fsutil.FS. Everything belongs to root, as with docker. Pipes,

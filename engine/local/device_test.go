@@ -57,6 +57,11 @@ func TestDevicesOfOthers(t *testing.T) {
 		}
 		devices(t, filepath.Join(dir, "Dockerfile.dockerignore"))
 		b.fails(b.id("build"), spec, "Dockerfile.dockerignore cannot be read: "+irregular)
+		if err := os.RemoveAll(filepath.Join(dir, "Dockerfile.dockerignore")); err != nil {
+			t.Fatal(err)
+		}
+		devices(t, filepath.Join(dir, ".dockerignore"))
+		b.fails(b.id("build"), spec, ".dockerignore cannot be read: "+irregular)
 	})
 	t.Run("image", func(t *testing.T) {
 		id, spec := b.recipe("FROM shell\nRUN rm -f /etc/passwd && mknod /etc/passwd c 60 7\n", nil)

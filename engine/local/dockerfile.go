@@ -21,11 +21,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// frontDockerfile turns a Dockerfile into steps and solves them, once for each
+// front turns the Dockerfile into steps and solves them, once for each
 // platform. The library's own front writes to a shared field from several
 // stages at once, answers requests that nobody can make here, and runs the image
 // of a "# syntax=" line; ours has the language that is inside.
-func frontDockerfile(ctx context.Context, c client.Client) (_ *client.Result, err error) {
+func (b *building) front(ctx context.Context, c client.Client) (_ *client.Result, err error) {
+	c = knowing{c, b.texts}
 	ui, err := dockerui.NewClient(c)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func (d dockerfiles) Solve(ctx context.Context, up frontend.FrontendLLBBridge, x
 	if b == nil {
 		return nil, fmt.Errorf("no build has the session %s", sid)
 	}
-	return forwarder.NewGatewayForwarder(d.r.wc.Infos(), frontDockerfile).Solve(ctx, bridge{up, b}, x, opt, in, sid, sm)
+	return forwarder.NewGatewayForwarder(d.r.wc.Infos(), b.front).Solve(ctx, bridge{up, b}, x, opt, in, sid, sm)
 }
 
 // bridge stands between the frontend and the solver.

@@ -37,7 +37,7 @@ import (
 const statusTime = 5 * time.Second
 
 // solve lets BuildKit work, in this process, without its control service.
-func (b *building) solve(ctx context.Context, dockerfile string, files recipe, tree contextFS) error {
+func (b *building) solve(ctx context.Context, dockerfile string, tree contextFS) error {
 	r := b.room
 	key := b.sharedKey()
 	tree.marks = r.contextMarks(key)
@@ -45,7 +45,7 @@ func (b *building) solve(ctx context.Context, dockerfile string, files recipe, t
 	if err != nil {
 		return &machinery{err}
 	}
-	sess.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": tree, "dockerfile": files}))
+	sess.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{"context": tree}))
 	values := map[string][]byte{}
 	for _, s := range b.spec.Secrets {
 		values[s.ID] = s.Value
