@@ -33,7 +33,8 @@ type Running struct {
 // Admission says what becomes of those who wait.
 type Admission struct {
 	Start []ExecutionID
-	Units map[ExecutionID][]int // which units of those in Start begin
+	Units map[ExecutionID][]int  // which units of those in Start begin
+	Wait  map[ExecutionID]string // what the others wait for
 	Skip  []Superseded
 }
 
@@ -76,20 +77,24 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 			busy[w.Pipeline] = true
 		}
 	}
-	a := Admission{Units: map[ExecutionID][]int{}}
+	a := Admission{Units: map[ExecutionID][]int{}, Wait: map[ExecutionID]string{}}
 	var wait []Waiting
 	for _, w := range queue {
 		if !w.Begun && !w.Concurrent && busy[w.Pipeline] {
+			a.Wait[w.ID] = WaitPipeline
 			wait = append(wait, w)
 			continue
 		}
 		var units []int
+		var need Slots
 		for i, u := range w.Units {
+			need = need.plus(u)
 			if left.take(u) {
 				units = append(units, i)
 			}
 		}
 		if len(units) == 0 && len(w.Units) > 0 {
+			a.Wait[w.ID] = need.wait()
 			wait = append(wait, w)
 			continue
 		}

@@ -117,12 +117,12 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	}
 	switch {
 	case built.Reason == engine.ReasonCancel:
-		return Result{Status: Terminated, Code: -1, Error: "cancelled"}, nil, nil
+		return Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled"}, nil, nil
 	case built.Reason == engine.ReasonTimeout:
-		return Result{Status: Failed, Code: -1, Error: fmt.Sprintf(
+		return Result{Status: Failed, Reason: EndTimeout, Code: -1, Error: fmt.Sprintf(
 			"ended after its timeout of %s: raise the action's timeout, or make the build faster", s.Action.timeout())}, nil, nil
 	case built.Failure != "" || built.Image.Digest == "":
-		return Result{Status: Failed, Code: 1, Error: built.Failure}, nil, nil
+		return Result{Status: Failed, Reason: EndBuild, Code: 1, Error: built.Failure}, nil, nil
 	}
 	return h.publish(ctx, built.Image.Digest, to, way, v, log)
 }
@@ -132,7 +132,7 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 func (h *handling) publish(ctx context.Context, digest string, to target, way *reach, v *values, log *lines) (Result, []string, error) {
 	for _, ref := range to.Push {
 		if err := h.push(ctx, digest, ref, way, v, log); err != nil {
-			return Result{}, nil, fmt.Errorf("push %s: %w", ref, err)
+			return Result{}, nil, refusedOr(fmt.Errorf("push %s: %w", ref, err), EndPushRefused, EndPush, EndPush)
 		}
 		log.pending = append(log.pending, "Pushed "+ref+" "+digest)
 	}
@@ -141,7 +141,7 @@ func (h *handling) publish(ctx context.Context, digest string, to target, way *r
 	if len(to.Own) > 0 {
 		img = ownHost + "/" + img
 	}
-	return Result{Status: Successful, Digest: digest, Image: img}, to.Own, nil
+	return Result{Status: Successful, Reason: EndDone, Digest: digest, Image: img}, to.Own, nil
 }
 
 // buildSecrets reads the values of a build's secrets and has them masked.

@@ -59,7 +59,7 @@ func (h *handling) copyImage(ctx context.Context, s ActionExecution, b Build, to
 	defer cancel()
 	res, tags, err := h.copied(ctx, s, b, to, way, v, log)
 	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
-		return Result{Status: Failed, Code: -1, Error: fmt.Sprintf("ended after its timeout of %s: raise the action's timeout", s.Action.timeout())}, nil, nil
+		return Result{Status: Failed, Reason: EndTimeout, Code: -1, Error: fmt.Sprintf("ended after its timeout of %s: raise the action's timeout", s.Action.timeout())}, nil, nil
 	}
 	return res, tags, err
 }

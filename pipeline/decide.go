@@ -152,6 +152,14 @@ func (h *handling) admit(tx *db.Tx, x *Execution, s *share) (bool, error) {
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, err
 	}
+	var waited string
+	if err := tx.QueryRow(`SELECT waits FROM executions WHERE id = ?`, x.ID).Scan(&waited); err != nil {
+		return false, err
+	}
+	if x.Waits, err = readWaits(waited); err != nil {
+		return false, fmt.Errorf("execution %s in the store: %w", x.ID, err)
+	}
+	x.Waits = waiting(x.Waits, "", tx.Now)
 	units := wantedUnits(*x)
 	x.Status, x.Started, *s = InProgress, tx.Now, share{}
 	for _, n := range a.Units[x.ID] {
@@ -159,8 +167,8 @@ func (h *handling) admit(tx *db.Tx, x *Execution, s *share) (bool, error) {
 			s.Held = s.Held.plus(units[n])
 		}
 	}
-	_, err = tx.Exec(`UPDATE executions SET status = ?, started = ?, previous = ?, runs = ?, builds = ?, waiting = 0, wants = '' WHERE id = ?`,
-		x.Status, db.Micros(x.Started), x.Previous, s.Held.Runs, s.Held.Builds, x.ID)
+	_, err = tx.Exec(`UPDATE executions SET status = ?, started = ?, previous = ?, runs = ?, builds = ?, waiting = 0, wants = '', waits = ? WHERE id = ?`,
+		x.Status, db.Micros(x.Started), x.Previous, s.Held.Runs, s.Held.Builds, waitsText(x.Waits), x.ID)
 	if err != nil {
 		return false, err
 	}
@@ -258,9 +266,14 @@ func start(tx *db.Tx, x *Execution, steps []int) error {
 		s := &x.Steps[i]
 		s.Status, s.NotBefore, s.Error, s.Code = InProgress, time.Time{}, "", 0
 		s.Attempt++
+		s.Waits = waiting(s.Waits, "", tx.Now)
 		if s.Started.IsZero() {
 			s.Started = tx.Now
 		}
+		if err := beginTry(tx, *s); err != nil {
+			return err
+		}
+		s.Waits = nil
 		if err := saveStep(tx, *s); err != nil {
 			return err
 		}
@@ -270,16 +283,20 @@ func start(tx *db.Tx, x *Execution, steps []int) error {
 
 // enqueued marks the steps of units as waiting.
 func enqueued(tx *db.Tx, x *Execution, units [][]int) error {
-	for _, i := range slices.Concat(units...) {
-		s := &x.Steps[i]
-		if s.Status == Enqueued {
-			continue
+	for _, u := range units {
+		what := slotsOf(*x, u).wait()
+		for _, i := range u {
+			s := &x.Steps[i]
+			waits := waiting(s.Waits, what, tx.Now)
+			if s.Status == Enqueued && slices.Equal(waits, s.Waits) {
+				continue
+			}
+			s.Status, s.Waits = Enqueued, waits
+			if err := saveStep(tx, *s); err != nil {
+				return err
+			}
+			tx.Wake(Topic(x.ID))
 		}
-		s.Status = Enqueued
-		if err := saveStep(tx, *s); err != nil {
-			return err
-		}
-		tx.Wake(Topic(x.ID))
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func (h *handling) do(ctx context.Context, i int) settled {
 	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
 		return settled{step: i, by: h}
 	case errors.Is(context.Cause(ctx), errCancelled):
-		res = Result{Status: Terminated, Code: -1, Error: "cancelled"}
+		res = Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled"}
 	default:
 		res = h.broken(ctx, i, err)
 	}
@@ -59,7 +59,7 @@ func (h *handling) end(ctx context.Context, s ActionExecution) error {
 func (h *handling) broken(ctx context.Context, i int, err error) Result {
 	s := h.x.Steps[i]
 	var fatal *fatalError
-	res := Result{Status: Failed, Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
+	res := Result{Status: Failed, Reason: reasonOf(err), Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
 	h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", res.Error)
 	log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID)}
 	h.once(ctx, log, []string{res.Error})
@@ -94,7 +94,7 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 	left := 1
 	if len(s.Action.Loop) > 0 {
 		if v, left, err = h.round(ctx, s, v, log); err != nil || left <= 0 {
-			return Result{Status: Successful}, nil, err
+			return Result{Status: Successful, Reason: EndDone}, nil, err
 		}
 	}
 	var res Result
@@ -227,14 +227,14 @@ func (h *handling) resolve(ctx context.Context, r image.Request, way *reach, v *
 	})
 	log.flush()
 	if err = errors.Join(err, log.err); err != nil {
-		return "", fmt.Errorf("image %s: %w", r.Ref, err)
+		return "", refusedOr(fmt.Errorf("image %s: %w", r.Ref, err), EndPullRefused, EndNoImage, EndPull)
 	}
 	return img.Digest, nil
 }
 
 // ended says what the end of a container means.
 func ended(e engine.Exit, ref string, shell bool, timeout time.Duration) Result {
-	r := Result{Status: Failed, Code: e.Code}
+	r := Result{Status: Failed, Reason: endReason(e), Code: e.Code, Signal: e.Signal}
 	switch {
 	case e.Reason == engine.ReasonCancel:
 		r.Status, r.Error = Terminated, "cancelled"

@@ -51,7 +51,7 @@ func (r *Runner) End(why error) int {
 func endedFromAbove(ctx context.Context) error {
 	var e *endedError
 	if errors.As(context.Cause(ctx), &e) {
-		return &fatalError{e.error}
+		return &fatalError{e}
 	}
 	return nil
 }

@@ -49,7 +49,8 @@ type Execution struct {
 	Mode      string
 	By        int64 // user
 	Created   time.Time
-	Twin      int // how many of the project were made in the same second before
+	Queued    time.Time // when it came into the queue the last time
+	Twin      int       // how many of the project were made in the same second before
 	Started   time.Time
 	Finished  time.Time
 
@@ -70,6 +71,7 @@ type Execution struct {
 	Previous    Status    // of the execution that ended before this one began
 	Delayed     time.Time // when it comes into the queue, if not at once
 	Verdict     *Verdict  // about the conditions of the pipeline, if they were asked
+	Waits       []Wait    // before it began, since the start or the last Retry
 
 	// Frozen is the pipeline as it was at the start, Steps its actions and what
 	// became of them, in order. Lists of executions leave both out.
@@ -91,6 +93,7 @@ type ActionExecution struct {
 	// Verdict is about the conditions of the action; nil if it has none, or was
 	// not reached.
 	Verdict *Verdict
+	Waits   []Wait // before the next try
 
 	NotBefore time.Time // of the next try
 	Started   time.Time

@@ -226,6 +226,7 @@ func (s *stage) start(unit []int) {
 	for _, i := range unit {
 		s.x.Steps[i].Status = InProgress
 		s.x.Steps[i].Attempt++
+		s.x.Steps[i].Started = s.now
 		s.runs[i]++
 		s.running = append(s.running, i)
 	}
@@ -306,8 +307,20 @@ func TestFlow(t *testing.T) {
 						i, st.Status, s.runs[i], steps[i], runs[i], tale(s.x))
 				}
 			}
+			s.told()
 			s.again()
 		})
+	}
+}
+
+// told checks that of each step of one that has ended it is known why it was run
+// or not.
+func (s *stage) told() {
+	for i, st := range s.x.Steps {
+		why := s.x.Why(i)
+		s.check((why.Word == WhyRun) == (st.Status != Skipped && st.Status != NotExecuted) && why.Text != "" && why.Word != WhyWaits && why.Word != WhyNotReached,
+			"%d is %s after %d runs, since %+v: %s", i, st.Status, s.runs[i], why, tale(s.x))
+		s.check(st.Status != Terminated || s.x.Status == Terminated, "%d is cancelled, and nobody cancelled: %s", i, tale(s.x))
 	}
 }
 
@@ -327,6 +340,7 @@ func (s *stage) again() {
 	}
 	s.perform()
 	s.check(s.x.Status == Successful, "retried with luck, and %s: %s", s.x.Status, tale(s.x))
+	s.told()
 	broken := -1 // the first group that has to be done again
 	for i, st := range was {
 		over := st.Status == Successful || st.Status == Skipped || st.Status == Failed && st.Action.IgnoreErrors

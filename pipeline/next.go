@@ -57,24 +57,6 @@ type going struct {
 	terminating    bool
 }
 
-// wants tells whether the stage of an action is one that is run.
-func (g going) wants(x Execution, a Action) bool {
-	if g.terminating {
-		return a.When == OnTerminate && !x.Started.IsZero()
-	}
-	switch a.stage() {
-	case OnEvery, OnSuccess:
-		return !g.failed
-	case OnBackToSuccess:
-		return !g.failed && x.Previous == Failed
-	case OnWarning:
-		return g.warned
-	case OnFailure:
-		return g.failed && (!a.FirstFailureOnly || x.Previous != Failed)
-	}
-	return false
-}
-
 // Next decides how an execution that was admitted goes on. It does nothing for
 // one that waits to be admitted or has ended. A group of steps begins when the
 // one before it has ended, and whether its steps are wanted is known from then
@@ -94,11 +76,11 @@ func Next(x Execution, now time.Time) Decision {
 			case s.Status == InProgress:
 				busy = true
 			case s.Status.Ended():
-			case s.Action.Disabled || len(x.Only) > 0 && !slices.Contains(x.Only, s.Action.ID):
+			case s.Action.Disabled || !x.asksFor(s.Action):
 				d.Skip = append(d.Skip, i)
-			case g.wants(x, s.Action):
+			case g.refuses(x, s.Action) == "":
 				wanted = append(wanted, i)
-			case s.Attempt > 0:
+			case !s.Started.IsZero():
 				d.Halt = append(d.Halt, i)
 			default:
 				d.Drop = append(d.Drop, i)
@@ -108,12 +90,7 @@ func Next(x Execution, now time.Time) Decision {
 			d.begin(x, group, wanted, now)
 			return d
 		}
-		for _, i := range group {
-			if s := x.Steps[i]; s.Status == Failed {
-				g.failed = g.failed || !s.Action.IgnoreErrors
-				g.warned = g.warned || s.Action.IgnoreErrors
-			}
-		}
+		g = g.past(x, group)
 	}
 	switch {
 	case g.terminating:
@@ -158,6 +135,8 @@ type Result struct {
 	Status Status // Successful, Failed or Terminated
 	Code   int    // exit code, -1 if there is none
 	Error  string
+	Reason EndReason
+	Signal int // that ended it
 	// Final says that another try would end the same way.
 	Final bool
 	// More says that a loop has more combinations after this one.
@@ -177,7 +156,7 @@ func Settle(s ActionExecution, r Result, now time.Time) ActionExecution {
 	case r.Status == Failed:
 		s.Tries++
 		if !r.Final && s.Tries <= s.Action.Retries {
-			s.Status = Enqueued
+			s.Status, s.Waits = Enqueued, []Wait{{For: WaitRetry, Since: now}}
 			s.NotBefore = now.Add(s.Action.RetryInterval)
 			return s
 		}
@@ -211,12 +190,12 @@ func Again(x Execution) Execution {
 				s.Verdict = nil
 			}
 			s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
-			s.NotBefore, s.Started, s.Finished = time.Time{}, time.Time{}, time.Time{}
+			s.NotBefore, s.Started, s.Finished, s.Waits = time.Time{}, time.Time{}, time.Time{}, nil
 			x.Steps[i] = s
 		}
 		broken = broken || chain && failed
 	}
 	x.Status, x.Started, x.Finished, x.CancelledBy, x.Cancelled = Enqueued, time.Time{}, time.Time{}, 0, time.Time{}
-	x.prepared = false
+	x.prepared, x.Waits = false, nil
 	return x
 }

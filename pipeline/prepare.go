@@ -151,7 +151,7 @@ func (h *handling) makeReady(ctx context.Context, s ActionExecution, log *lines)
 	err := h.prepare(ctx, log.say)
 	log.flush()
 	if err = errors.Join(err, log.err); err != nil {
-		return err
+		return &reasoned{err, EndCheckout}
 	}
 	if err := h.prepared(ctx); err != nil {
 		return err

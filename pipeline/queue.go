@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"slipway/db"
@@ -15,6 +16,9 @@ func (p *Pipelines) arrive(tx *db.Tx, x *Execution) error {
 	at := tx.Now
 	if x.Delayed.After(at) {
 		at = x.Delayed
+		if err := wait(tx, x.ID, x.Waits, WaitDelay); err != nil {
+			return err
+		}
 	} else if !x.unjudged() {
 		return p.enqueue(tx, x)
 	}
@@ -49,10 +53,11 @@ func wantedUnits(x Execution) (units []Slots) {
 	return units
 }
 
-// admission asks Admit about all that wait and run.
+// admission asks Admit about all that wait and run, and notes what those wait for
+// that do not begin.
 func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 	rows, err := tx.Query(`SELECT id, pipeline, waiting, wants, runs, builds, priority, queued, number, no_skip, concurrent,
-		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), '') FROM executions
+		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), ''), waits FROM executions
 		WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')`)
 	if err != nil {
 		return Admission{}, err
@@ -60,14 +65,15 @@ func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 	defer rows.Close()
 	var queue []Waiting
 	var running []Running
+	waits := map[ExecutionID]string{}
 	for rows.Next() {
 		var w Waiting
 		var waiting bool
 		var slots Slots
-		var wants, tag string
+		var wants, tag, waited string
 		var queued int64
 		if err := rows.Scan(&w.ID, &w.Pipeline, &waiting, &wants, &slots.Runs, &slots.Builds, &w.Priority, &queued, &w.Number,
-			&w.NoSkip, &w.Concurrent, &w.Begun, &w.Ref, &tag); err != nil {
+			&w.NoSkip, &w.Concurrent, &w.Begun, &w.Ref, &tag, &waited); err != nil {
 			return Admission{}, err
 		}
 		w.Queued = microTime(queued)
@@ -77,12 +83,43 @@ func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 		if waiting {
 			w.Units = readWants(wants)
 			queue = append(queue, w)
+			if !w.Begun {
+				waits[w.ID] = waited
+			}
 		}
 		if w.Begun {
 			running = append(running, Running{w.ID, w.Pipeline, slots})
 		}
 	}
-	return Admit(queue, running, p.cfg.Limits), rows.Err()
+	if err := rows.Err(); err != nil {
+		return Admission{}, err
+	}
+	_ = rows.Close()
+	a := Admit(queue, running, p.cfg.Limits)
+	for id, text := range waits {
+		what, ok := a.Wait[id]
+		if !ok {
+			continue // it waits until it has begun
+		}
+		l, err := readWaits(text)
+		if err != nil {
+			return Admission{}, fmt.Errorf("execution %s in the store: %w", id, err)
+		}
+		if err := wait(tx, id, l, what); err != nil {
+			return Admission{}, err
+		}
+	}
+	return a, nil
+}
+
+// wait notes what an execution waits for from now on; "" is nothing.
+func wait(tx *db.Tx, id ExecutionID, l []Wait, what string) error {
+	next := waiting(l, what, tx.Now)
+	if slices.Equal(next, l) {
+		return nil
+	}
+	_, err := tx.Exec(`UPDATE executions SET waits = ? WHERE id = ?`, waitsText(next), id)
+	return err
 }
 
 // supersede ends executions that a newer one replaces. Their first action says

@@ -211,6 +211,9 @@ func (h *handling) inProgress() (steps []int) {
 
 // settle writes how a step ended.
 func (h *handling) settle(tx *db.Tx, x *Execution, done settled) error {
+	if err := endTry(tx, x.Steps[done.step], done.result); err != nil {
+		return err
+	}
 	s := Settle(x.Steps[done.step], done.result, tx.Now)
 	x.Steps[done.step] = s
 	if err := saveStep(tx, s); err != nil {

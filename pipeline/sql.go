@@ -142,7 +142,7 @@ type frozen struct {
 
 const executionColumns = `e.id, e.pipeline, e.number, e.status, e.priority, e.mode, e.created_by, e.created,
 	e.started, e.finished, e.input, e.frozen, e.previous, e.prepared, e.cancelled_by, e.cancelled,
-	e.delayed, e.verdict`
+	e.delayed, e.verdict, e.queued, e.waits`
 
 func scanExecution(row scanner) (Execution, error) {
 	var (
@@ -152,14 +152,18 @@ func scanExecution(row scanner) (Execution, error) {
 		inJSON, frJSON              []byte
 		created, start, end, cancel sql.NullInt64
 		cancelledBy, delayed        sql.NullInt64
-		verdict                     string
+		queued                      sql.NullInt64
+		verdict, waits              string
 	)
 	err := row.Scan(&x.ID, &x.Pipeline, &x.Number, &x.Status, &x.Priority, &x.Mode, &x.By, &created,
-		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict)
+		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits)
 	if err != nil {
 		return x, err
 	}
 	if x.Verdict, err = readVerdict(verdict); err != nil {
+		return x, fmt.Errorf("execution %s in the store: %w", x.ID, err)
+	}
+	if x.Waits, err = readWaits(waits); err != nil {
 		return x, fmt.Errorf("execution %s in the store: %w", x.ID, err)
 	}
 	if err := json.Unmarshal(inJSON, &in); err != nil {
@@ -169,7 +173,7 @@ func scanExecution(row scanner) (Execution, error) {
 		return x, fmt.Errorf("execution %s in the store: %w", x.ID, err)
 	}
 	x.Created, x.Started, x.Finished = db.Time(created), db.Time(start), db.Time(end)
-	x.Twin, x.Delayed = in.Twin, db.Time(delayed)
+	x.Twin, x.Delayed, x.Queued = in.Twin, db.Time(delayed), db.Time(queued)
 	x.CancelledBy, x.Cancelled = cancelledBy.Int64, db.Time(cancel)
 	x.Branch, x.Tag, x.PullRequest = in.Start.Branch, in.Start.Tag, in.Start.PullRequest
 	x.Commit, x.From, x.Comment = in.Commit.commit(), in.From.commit(), in.Start.Comment
@@ -186,7 +190,7 @@ func scanExecution(row scanner) (Execution, error) {
 
 func loadSteps(tx *db.Tx, x *Execution) error {
 	rows, err := tx.Query(`SELECT s.id, s.idx, s.status, s.attempt, s.tries, s.not_before, s.started, s.finished, s.error, s.code, s.digest, s.image,
-		s.round, s.verdict, o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
+		s.round, s.verdict, s.waits, o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
 	if err != nil {
 		return err
 	}
@@ -195,12 +199,15 @@ func loadSteps(tx *db.Tx, x *Execution) error {
 		var s ActionExecution
 		var before, start, end sql.NullInt64
 		var outputs []byte
-		var verdict string
+		var verdict, waits string
 		if err := rows.Scan(&s.ID, &s.Index, &s.Status, &s.Attempt, &s.Tries, &before, &start, &end,
-			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &outputs); err != nil {
+			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &outputs); err != nil {
 			return err
 		}
 		if s.Verdict, err = readVerdict(verdict); err != nil {
+			return fmt.Errorf("execution %s in the store: %w", x.ID, err)
+		}
+		if s.Waits, err = readWaits(waits); err != nil {
 			return fmt.Errorf("execution %s in the store: %w", x.ID, err)
 		}
 		if len(outputs) > 0 && s.Status.Ended() { // else they are of an earlier attempt
@@ -228,9 +235,9 @@ func loadExecution(tx *db.Tx, id ExecutionID) (Execution, error) {
 
 func saveStep(tx *db.Tx, s ActionExecution) error {
 	_, err := tx.Exec(`UPDATE action_executions SET status = ?, attempt = ?, tries = ?, not_before = ?, started = ?,
-		finished = ?, error = ?, code = ?, digest = ?, image = ?, round = ?, verdict = ? WHERE id = ?`,
+		finished = ?, error = ?, code = ?, digest = ?, image = ?, round = ?, verdict = ?, waits = ? WHERE id = ?`,
 		s.Status, s.Attempt, s.Tries, db.Micros(s.NotBefore), db.Micros(s.Started), db.Micros(s.Finished),
-		s.Error, s.Code, s.Digest, s.Image, s.Round, s.Verdict.text(), s.ID)
+		s.Error, s.Code, s.Digest, s.Image, s.Round, s.Verdict.text(), waitsText(s.Waits), s.ID)
 	return err
 }
 

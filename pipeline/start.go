@@ -351,7 +351,7 @@ func (p *Pipelines) again(tx *db.Tx, x Execution) error {
 		}
 	}
 	if _, err := tx.Exec(`UPDATE executions SET status = 'ENQUEUED', started = NULL, finished = NULL, prepared = 0,
-		delayed = NULL, cancelled_by = NULL, cancelled = NULL WHERE id = ?`, x.ID); err != nil {
+		delayed = NULL, cancelled_by = NULL, cancelled = NULL, waits = '' WHERE id = ?`, x.ID); err != nil {
 		return err
 	}
 	tx.Wake(Topic(x.ID))

@@ -11,10 +11,7 @@ import (
 // StreamLog calls f with the lines of the log of an action execution, found
 // by its id alone. They are good until f returns.
 func (p *Pipelines) StreamLog(ctx context.Context, by access.Actor, step string, f func([]logs.Line) error) error {
-	var x ExecutionID
-	err := p.db.Read(ctx, func(tx *db.Tx) error {
-		return db.NotFound(tx.QueryRow(`SELECT execution FROM action_executions WHERE id = ?`, step).Scan(&x), "action execution %s", step)
-	})
+	x, err := p.executionOf(ctx, step)
 	if err != nil {
 		return err
 	}
@@ -22,4 +19,12 @@ func (p *Pipelines) StreamLog(ctx context.Context, by access.Actor, step string,
 		return err
 	}
 	return p.logs.Stream(ctx, p.logs.Action(string(x), step), logs.Query{}, f)
+}
+
+// executionOf is the execution that a step is of.
+func (p *Pipelines) executionOf(ctx context.Context, step string) (x ExecutionID, err error) {
+	err = p.db.Read(ctx, func(tx *db.Tx) error {
+		return db.NotFound(tx.QueryRow(`SELECT execution FROM action_executions WHERE id = ?`, step).Scan(&x), "action execution %s", step)
+	})
+	return x, err
 }

@@ -275,7 +275,7 @@ func named(r api.Route) bool {
 
 // inProject tells whether the path names a project or something of one.
 func inProject(r api.Route) bool {
-	for _, s := range []string{"project", "repo", "projectId", "stackId", "serviceId", "volumeId", "ingressId", "registryId", "build", "/logs/actions/"} {
+	for _, s := range []string{"project", "repo", "projectId", "stackId", "serviceId", "volumeId", "ingressId", "registryId", "build", "/logs/actions/", "/v1/actions/"} {
 		if strings.Contains(r.Path, "{"+s+"}") || s[0] == '/' && strings.Contains(r.Path, s) {
 			return true
 		}

@@ -61,6 +61,8 @@ func (h *Handlers) Dialect() api.Dialect {
 			"GET " + projectPath + "/pipelines:export":          h.exportAll,
 			"POST " + projectPath + "/pipelines:import":         h.importAll,
 			"GET " + projectPath + "/pipelines/{pipeline}/yaml": h.exportOne,
+			"GET " + executionPath:                              h.account,
+			"GET " + Prefix + "/actions/{step}":                 h.stepAccount,
 			"GET " + Prefix + "/server":                         h.server,
 			"POST " + Prefix + "/images:load":                   h.loadImages,
 			"GET " + Prefix + "/events":                         h.tailEvents,
