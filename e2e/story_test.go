@@ -32,7 +32,7 @@ type story struct {
 }
 
 func (s *lane) story(name string) *story {
-	return &story{
+	y := &story{
 		from: s.from,
 		job: s.job(name, build(),
 			with(run("Count", fmt.Sprintf("/probe lines %d %s /buddy/%s/begun", numbered, pace, name)),
@@ -43,6 +43,8 @@ func (s *lane) story(name string) *story {
 			run("Look", "/probe cat /buddy/"+name+"/begun /buddy/"+name+"/beside")),
 		host: name + ".localhost",
 	}
+	y.concurrent = true
+	return y
 }
 
 // tell goes through the scenario. Two things happen at once: a push is built

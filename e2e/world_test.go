@@ -56,6 +56,8 @@ type job struct {
 	id       string // of the project in mittwald's words
 	pipeline int64
 	actions  []map[string]any
+	// concurrent says that each run of the pipeline has files of its own.
+	concurrent bool
 }
 
 func (s *server) job(name string, actions ...map[string]any) *job {
@@ -112,7 +114,7 @@ func (j *job) makePipeline(ctx context.Context) error {
 			return fmt.Errorf("there are %d pipelines", len(l.Pipelines))
 		}
 		if len(l.Pipelines) == 0 {
-			body := map[string]any{"name": "Work", "events": []any{map[string]any{"type": "PUSH", "refs": []string{"refs/heads/main"}}}}
+			body := map[string]any{"name": "Work", "events": []any{map[string]any{"type": "PUSH", "refs": []string{"refs/heads/main"}}}, "concurrent_pipeline_runs": j.concurrent}
 			if err := j.s.Do(ctx, "POST", j.path()+"/pipelines", body, nil); err != nil {
 				return err
 			}
@@ -131,8 +133,21 @@ func (j *job) makePipeline(ctx context.Context) error {
 				return err
 			}
 		}
+		if j.concurrent {
+			return j.putFile(ctx)
+		}
 		return nil
 	})
+}
+
+// putFile puts a file into the file system of the pipeline, which each run then
+// has a copy of.
+func (j *job) putFile(ctx context.Context) error {
+	err := j.s.Do(ctx, "GET", j.pipelinePath()+"/files/contents/put", nil, nil)
+	if !cli.IsStatus(err, http.StatusNotFound) {
+		return err
+	}
+	return j.s.Do(ctx, "POST", j.pipelinePath()+"/files", map[string]any{"path": "put", "content": "eA=="}, nil)
 }
 
 // build is an action that builds the Dockerfile.

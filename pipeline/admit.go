@@ -25,9 +25,10 @@ type Waiting struct {
 
 // Running is an execution that has begun, with the slots it holds.
 type Running struct {
-	ID       ExecutionID
-	Pipeline ID
-	Slots    Slots
+	ID         ExecutionID
+	Pipeline   ID
+	Slots      Slots
+	Concurrent bool
 }
 
 // Admission says what becomes of those who wait.
@@ -53,7 +54,8 @@ func (a Admission) skips(id ExecutionID) bool {
 // higher priorities, then older ones; what one of them needs and cannot have yet
 // is kept for it. Executions of one pipeline run one after the other unless they
 // are concurrent, and of those that still wait for it the newest of a ref
-// replaces the others unless they are not to be skipped.
+// replaces the others unless they are not to be skipped. One that is not
+// concurrent has the pipeline to itself: those that are wait for it as well.
 func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 	queue = slices.Clone(queue)
 	rank := map[Priority]int{High: -1, Low: 1}
@@ -67,20 +69,23 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 		return cmp.Or(cmp.Compare(rank[a.Priority], rank[b.Priority]), a.Queued.Compare(b.Queued),
 			cmp.Compare(a.Number, b.Number))
 	})
-	left, busy := room{limits: limits}, map[ID]bool{}
+	left, busy, alone := room{limits: limits}, map[ID]bool{}, map[ID]bool{}
 	for _, r := range running {
 		busy[r.Pipeline] = true
+		alone[r.Pipeline] = alone[r.Pipeline] || !r.Concurrent
 		left.used = left.used.plus(r.Slots)
 	}
 	for _, w := range queue {
 		if w.Begun {
 			busy[w.Pipeline] = true
+			alone[w.Pipeline] = alone[w.Pipeline] || !w.Concurrent
 		}
 	}
 	a := Admission{Units: map[ExecutionID][]int{}, Wait: map[ExecutionID]string{}}
 	var wait []Waiting
 	for _, w := range queue {
-		if !w.Begun && !w.Concurrent && busy[w.Pipeline] {
+		if !w.Begun && (alone[w.Pipeline] || !w.Concurrent && busy[w.Pipeline]) {
+			alone[w.Pipeline] = alone[w.Pipeline] || !w.Concurrent // its turn comes before that of later ones
 			a.Wait[w.ID] = WaitPipeline
 			wait = append(wait, w)
 			continue
@@ -103,6 +108,7 @@ func Admit(queue []Waiting, running []Running, limits Limits) Admission {
 			a.Units[w.ID] = units
 		}
 		busy[w.Pipeline] = true
+		alone[w.Pipeline] = alone[w.Pipeline] || !w.Concurrent
 	}
 	a.Skip = superseded(wait)
 	return a

@@ -172,6 +172,9 @@ func (h *handling) admit(tx *db.Tx, x *Execution, s *share) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := nameFiles(tx, x); err != nil {
+		return false, err
+	}
 	return true, tell(tx, event.ExecutionStarted, *x)
 }
 
@@ -323,6 +326,11 @@ func (h *handling) finish(tx *db.Tx, x *Execution, s *share, status Status) erro
 	if _, err := tx.Exec(`UPDATE executions SET status = ?, finished = ?, runs = 0, builds = 0, waiting = 0, wants = '' WHERE id = ?`,
 		x.Status, db.Micros(x.Finished), x.ID); err != nil {
 		return err
+	}
+	if status == Successful {
+		if err := promote(tx, x); err != nil {
+			return err
+		}
 	}
 	if err := tell(tx, event.ExecutionFinished, *x); err != nil {
 		return err

@@ -83,6 +83,10 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 	if err := h.check(s); err != nil {
 		return Result{}, nil, err
 	}
+	var err error
+	if h.volume, err = h.fileSystem(ctx); err != nil {
+		return Result{}, nil, err
+	}
 	if err := h.makeReady(ctx, s, log); err != nil {
 		return Result{}, nil, err
 	}
@@ -121,8 +125,8 @@ func (h *handling) check(s ActionExecution) error {
 	return nil
 }
 
-// again says that what is above in the log is of an earlier attempt.
-func (s ActionExecution) again() []string {
+// attempts says that what is above in the log is of an earlier attempt.
+func (s ActionExecution) attempts() []string {
 	switch {
 	case s.Attempt == 1, s.Tries == 0 && s.Round > 0: // the log says which round of its loop it is
 		return nil
@@ -179,7 +183,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 	if err != nil {
 		return Result{}, err
 	}
-	mounts, dir, err := r.mounts(x.Pipeline.Volume(), h.project.Name, v)
+	mounts, dir, err := r.mounts(h.volume, h.project.Name, v)
 	if err != nil {
 		return Result{}, &fatalError{err}
 	}
@@ -198,7 +202,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: h.p.cfg.LogMax,
 	}
 	if p := strings.TrimSpace(v.expand(r.ExportPath)); p != "" {
-		spec.Export = &engine.VolumePath{Volume: x.Pipeline.Volume(), Path: path.Clean("/" + p)}
+		spec.Export = &engine.VolumePath{Volume: h.volume, Path: path.Clean("/" + p)}
 	}
 	exit, err := h.eng.Run(ctx, h.engineID(s), spec)
 	if err != nil {

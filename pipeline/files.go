@@ -77,7 +77,11 @@ func badFile(what string) error {
 // root opens the file system of a pipeline; errdefs.ErrNotFound if there is none
 // yet.
 func (f *Files) root(ctx context.Context, id ID) (*os.Root, error) {
-	dir, err := f.dirs.Dir(ctx, id.Volume())
+	volume, err := f.p.base(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := f.dirs.Dir(ctx, volume)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +199,11 @@ func (f *Files) Put(ctx context.Context, by access.Actor, id ID, name string, da
 	if err := errors.Join(f.p.room(), f.idle(ctx, id)); err != nil {
 		return err
 	}
-	if err := f.volumes.Ensure(ctx, id.Volume(), id.Owner()); err != nil {
+	volume, err := f.p.base(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := f.volumes.Ensure(ctx, volume, id.Owner()); err != nil {
 		return fmt.Errorf("make the file system of pipeline %d: %w", id, err)
 	}
 	root, err := f.root(ctx, id)
@@ -222,8 +230,10 @@ func (f *Files) Put(ctx context.Context, by access.Actor, id ID, name string, da
 	}
 	// A kill between the two leaves the name of a file that is not there.
 	err = f.p.db.Write(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(`INSERT INTO pipeline_files (pipeline, path) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, name)
-		return err
+		if _, err := tx.Exec(`INSERT INTO pipeline_files (pipeline, path) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, name); err != nil {
+			return err
+		}
+		return disown(tx, id)
 	})
 	if err == nil {
 		err = replace(root, name, data, mode)
@@ -289,8 +299,10 @@ func (f *Files) Delete(ctx context.Context, by access.Actor, id ID, name string)
 		return badFile(name + " is a folder")
 	}
 	err = f.p.db.Write(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(`DELETE FROM pipeline_files WHERE pipeline = ? AND path = ?`, id, name)
-		return err
+		if _, err := tx.Exec(`DELETE FROM pipeline_files WHERE pipeline = ? AND path = ?`, id, name); err != nil {
+			return err
+		}
+		return disown(tx, id)
 	})
 	if err != nil {
 		return err
@@ -303,6 +315,9 @@ func (f *Files) Delete(ctx context.Context, by access.Actor, id ID, name string)
 
 // removeFiles removes a file system with the files that were put there.
 func (h *handling) removeFiles(ctx context.Context, volume string) error {
+	if h.x.Frozen.Concurrent { // those of the pipeline stay where they are
+		return h.eng.Volumes().Remove(ctx, volume)
+	}
 	err := h.p.db.Write(ctx, func(tx *db.Tx) error {
 		_, err := tx.Exec(`DELETE FROM pipeline_files WHERE pipeline = ?`, h.x.Pipeline)
 		return err

@@ -390,7 +390,7 @@ func TestAdmitKeepsLimits(t *testing.T) {
 				w.Begun = true
 				if u := draw(1); limits.allow(used.plus(u)) {
 					used = used.plus(u)
-					running = append(running, Running{w.ID, w.Pipeline, u})
+					running = append(running, Running{w.ID, w.Pipeline, u, w.Concurrent})
 				}
 			}
 			queue = append(queue, w)

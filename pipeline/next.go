@@ -169,6 +169,25 @@ func Settle(s ActionExecution, r Result, now time.Time) ActionExecution {
 	return s
 }
 
+// anew is an execution that Again has left with all its steps to be done again,
+// but those that were left out.
+func anew(x Execution) Execution {
+	x.Steps = slices.Clone(x.Steps)
+	for i, s := range x.Steps {
+		if s.Status != Skipped {
+			x.Steps[i] = s.again()
+		}
+	}
+	return x
+}
+
+// again is a step that is to be done again.
+func (s ActionExecution) again() ActionExecution {
+	s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
+	s.NotBefore, s.Started, s.Finished, s.Waits = time.Time{}, time.Time{}, time.Time{}, nil
+	return s
+}
+
 // Again is the execution as Retry leaves it: what was not successful in the
 // chain from the group of the first failure on, and every later stage, is to be
 // done again. Conditions that were not met, or not come to, are judged anew.
@@ -189,9 +208,7 @@ func Again(x Execution) Execution {
 			if unmet {
 				s.Verdict = nil
 			}
-			s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
-			s.NotBefore, s.Started, s.Finished, s.Waits = time.Time{}, time.Time{}, time.Time{}, nil
-			x.Steps[i] = s
+			x.Steps[i] = s.again()
 		}
 		broken = broken || chain && failed
 	}

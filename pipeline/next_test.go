@@ -145,22 +145,30 @@ func TestAdmit(t *testing.T) {
 		start, skip string
 	}{
 		{"free", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, nil, Limits{1, 1}, "a", ""},
-		{"full", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Runs: 1}}}, Limits{1, 1}, "", ""},
-		{"another class", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Builds: 1}}}, Limits{1, 1}, "a", ""},
-		{"no limit", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Runs: 1}}}, Limits{}, "a", ""},
-		{"one after the other", []Waiting{{ID: "a", Pipeline: 1}}, []Running{{"z", 1, Slots{Runs: 1}}}, Limits{}, "", ""},
-		{"concurrent", []Waiting{{ID: "a", Pipeline: 1, Concurrent: true}}, []Running{{"z", 1, Slots{}}}, Limits{}, "a", ""},
+		{"full", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Runs: 1}, false}}, Limits{1, 1}, "", ""},
+		{"another class", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Builds: 1}, false}}, Limits{1, 1}, "a", ""},
+		{"no limit", []Waiting{{ID: "a", Pipeline: 1, Units: []Slots{{Runs: 1}}}}, []Running{{"z", 9, Slots{Runs: 1}, false}}, Limits{}, "a", ""},
+		{"one after the other", []Waiting{{ID: "a", Pipeline: 1}}, []Running{{"z", 1, Slots{Runs: 1}, false}}, Limits{}, "", ""},
+		{"concurrent", []Waiting{{ID: "a", Pipeline: 1, Concurrent: true}}, []Running{{"z", 1, Slots{}, true}}, Limits{}, "a", ""},
+		{"concurrent, beside one that is not", []Waiting{{ID: "a", Pipeline: 1, Concurrent: true}}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", ""},
+		{"not concurrent, beside one that is", []Waiting{{ID: "a", Pipeline: 1}}, []Running{{"z", 1, Slots{}, true}}, Limits{}, "", ""},
+		{"concurrent, after one that is not", []Waiting{
+			{ID: "a", Pipeline: 1, Queued: at(1)}, {ID: "b", Pipeline: 1, Queued: at(2), Concurrent: true}, {ID: "c", Pipeline: 2, Queued: at(3), Concurrent: true},
+		}, []Running{{"z", 1, Slots{}, true}}, Limits{}, "c", ""},
+		{"concurrent ones are not replaced", []Waiting{
+			{ID: "a", Pipeline: 1, Queued: at(1), Concurrent: true}, {ID: "b", Pipeline: 1, Queued: at(2), Concurrent: true},
+		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", ""},
 		{"the newest stays", []Waiting{
 			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1)}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(2)}, {ID: "c", Pipeline: 1, Number: 3, Queued: at(3)},
-		}, []Running{{"z", 1, Slots{}}}, Limits{}, "", "{a 3} {b 3}"},
+		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", "{a 3} {b 3}"},
 		{"only of the same ref", []Waiting{
 			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Ref: "main"},
 			{ID: "b", Pipeline: 1, Number: 2, Queued: at(2), Ref: "dev"},
 			{ID: "c", Pipeline: 1, Number: 3, Queued: at(3), Ref: "main"},
-		}, []Running{{"z", 1, Slots{}}}, Limits{}, "", "{a 3}"},
+		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", "{a 3}"},
 		{"none is replaced", []Waiting{
 			{ID: "a", Pipeline: 1, Queued: at(1), NoSkip: true}, {ID: "b", Pipeline: 1, Queued: at(2), NoSkip: true},
-		}, []Running{{"z", 1, Slots{}}}, Limits{}, "", ""},
+		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", ""},
 		{"the oldest starts", []Waiting{
 			{ID: "b", Pipeline: 1, Queued: at(2)}, {ID: "a", Pipeline: 1, Queued: at(1)},
 		}, nil, Limits{}, "a", ""},
@@ -174,7 +182,7 @@ func TestAdmit(t *testing.T) {
 		}, nil, Limits{Runs: 1}, "b", ""},
 		{"who has begun is not replaced", []Waiting{
 			{ID: "a", Pipeline: 1, Queued: at(1), Units: []Slots{{Runs: 1}}, Begun: true}, {ID: "b", Pipeline: 1, Queued: at(2), Units: []Slots{{Runs: 1}}},
-		}, []Running{{"z", 9, Slots{Runs: 1}}}, Limits{Runs: 1}, "", ""},
+		}, []Running{{"z", 9, Slots{Runs: 1}, false}}, Limits{Runs: 1}, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -30,13 +30,23 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		}
 		x.Commit = c
 	}
-	volume := x.Pipeline.Volume()
+	volume, of := h.volume, ""
 	// A retry goes on with what the actions before it have made.
 	goesOn := slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Successful })
 	cleared := false // but for some files
+	if x.Frozen.Concurrent && !goesOn {
+		var err error
+		if of, err = h.ownFiles(ctx, volume); err != nil {
+			return err
+		}
+	}
 	switch {
+	case goesOn && x.Frozen.Concurrent:
+		if _, err := h.dirs.Dir(ctx, volume); err != nil { // never an empty one in its place
+			return fatal("open the files of execution %d, to go on where it ended: start it anew: %w", x.Number, err)
+		}
 	case goesOn:
-	case x.Refresh || x.Frozen.FromScratch:
+	case x.emptied():
 		say("Starting with an empty file system")
 		if err := h.removeFiles(ctx, volume); err != nil {
 			return fmt.Errorf("empty the file system of the pipeline: %w", err)
@@ -64,7 +74,7 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		}
 		spec := source.CheckoutSpec{
 			Revision: x.Commit.Revision, Branch: x.Branch, Depth: x.Frozen.CloneDepth, AllRefs: x.Frozen.FetchAllRefs,
-			Dir: dir, Key: volume, Fresh: fresh || cleared, Out: say,
+			Dir: dir, Key: volume, Of: of, Fresh: fresh || cleared, Out: say,
 		}
 		if spec.AllRefs {
 			spec.Depth = 0
@@ -128,7 +138,7 @@ func (h *handling) makeReady(ctx context.Context, s ActionExecution, log *lines)
 		if s.Attempt == 1 {
 			h.once(ctx, log, prefixed(notes(h.x.Frozen, s.Action)))
 		} else {
-			h.once(ctx, log, prefixed(s.again()))
+			h.once(ctx, log, prefixed(s.attempts()))
 		}
 		if log.err != nil {
 			return fmt.Errorf("write the log: %w", log.err)
@@ -145,7 +155,7 @@ func (h *handling) makeReady(ctx context.Context, s ActionExecution, log *lines)
 			return fmt.Errorf("open the log: %w", err)
 		}
 	}
-	for _, n := range prefixed(slices.Concat(s.again(), pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
+	for _, n := range prefixed(slices.Concat(s.attempts(), pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
 		log.say(n)
 	}
 	err := h.prepare(ctx, log.say)
@@ -212,7 +222,7 @@ const maxSecret = 1 << 20
 // secretFile reads a file below the file system of the pipeline; no link of it
 // leads out.
 func (h *handling) secretFile(ctx context.Context, path string) ([]byte, error) {
-	dir, err := h.dirs.Dir(ctx, h.x.Pipeline.Volume())
+	dir, err := h.dirs.Dir(ctx, h.volume)
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 			}
 		}
 		if w.Begun {
-			running = append(running, Running{w.ID, w.Pipeline, slots})
+			running = append(running, Running{w.ID, w.Pipeline, slots, w.Concurrent})
 		}
 	}
 	if err := rows.Err(); err != nil {

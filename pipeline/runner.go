@@ -29,6 +29,7 @@ type Engine interface {
 	Volumes() engine.Volumes
 	Images() engine.Images
 	Blobs() engine.Blobs
+	engine.Snapshotter
 }
 
 // Runner carries out executions.
@@ -39,6 +40,8 @@ type Runner struct {
 	owner string
 	tidy  sync.WaitGroup // Forget and Release after a commit
 	work  underway
+
+	cloning cloning
 }
 
 // NewRunner makes the runner; owner names this process in leases.
@@ -96,6 +99,7 @@ type handling struct {
 	// before it may be in its log, and its container may be writing.
 	attached bool
 	fixed    map[string]string // variables of the round of its loop
+	volume   string            // where it works
 	after    <-chan struct{}   // closed when the step before it has come to the file system
 	came     func()            // it has come to the file system, or will not
 }
@@ -197,6 +201,9 @@ func (h *handling) advance(ctx context.Context, done *settled) (t turn, err erro
 	if x.Status.Ended() && h.resumed {
 		h.clean()
 	}
+	if x.Status.Ended() && x.Frozen.Concurrent {
+		h.cleanFiles()
+	}
 	return t, nil
 }
 
@@ -255,8 +262,8 @@ func (h *handling) keepID(s ActionExecution) string {
 // a tag stay by it.
 func (h *handling) dropEarlier(tx *db.Tx, x *Execution, s ActionExecution) error {
 	rows, err := tx.Query(`SELECT s.id, s.execution, s.idx FROM action_executions s JOIN executions e ON e.id = s.execution
-		WHERE s.action = ? AND s.kept = 1 AND s.execution <> ? AND e.status NOT IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')`,
-		s.Action.ID, x.ID)
+		WHERE s.action = ? AND s.kept = 1 AND e.number < ? AND e.status NOT IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')`,
+		s.Action.ID, x.Number)
 	if err != nil {
 		return err
 	}
@@ -298,6 +305,16 @@ func (h *handling) clean() {
 			h.forget(s)
 		}
 	}
+}
+
+// cleanFiles removes the file systems of the pipeline's runs that nobody needs
+// now.
+func (h *handling) cleanFiles() {
+	h.tidy.Go(func() {
+		if err := h.tidyFiles(context.Background(), h.x.Pipeline); err != nil {
+			h.log.Warn("remove the files of runs", "error", err) // the hourly look takes them
+		}
+	})
 }
 
 // forget drops what the engine keeps of a try whose result is on disk. It is

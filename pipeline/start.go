@@ -204,7 +204,7 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 	_, err = tx.Exec(`INSERT INTO executions (id, pipeline, number, status, priority, mode, created_by, created, queued,
 		branch, revision, input, frozen, no_skip, concurrent, delayed) VALUES (?, ?, ?, 'ENQUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		x.ID, x.Pipeline, x.Number, x.Priority, x.Mode, x.By, db.Micros(x.Created), db.Micros(x.Created),
-		x.Branch, revision, input, frozen, x.Frozen.NoSkip, false, db.Micros(x.Delayed))
+		x.Branch, revision, input, frozen, x.Frozen.NoSkip, x.Frozen.Concurrent, db.Micros(x.Delayed))
 	if err != nil {
 		return err
 	}
@@ -345,6 +345,15 @@ func (p *Pipelines) again(tx *db.Tx, x Execution) error {
 		return err
 	}
 	x = Again(x)
+	if x.Frozen.Concurrent {
+		own, err := ownFiles(tx, x.ID)
+		if err != nil {
+			return err
+		}
+		if own == "" { // what its actions have made is not there any more
+			x = anew(x)
+		}
+	}
 	for _, s := range x.Steps {
 		if err := saveStep(tx, s); err != nil {
 			return err

@@ -50,7 +50,6 @@ func unsupportedPipeline(p Pipeline) []string {
 			l = append(l, name)
 		}
 	}
-	add(p.Concurrent, "concurrent_pipeline_runs")
 	add(p.GitConfigRef != "" && p.GitConfigRef != "NONE", "git_config_ref "+p.GitConfigRef)
 	add(p.DefinitionSource == "REMOTE", "definition_source REMOTE")
 	add(p.CPU == "ARM", "cpu ARM")

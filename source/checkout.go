@@ -77,6 +77,9 @@ func (s *Sources) Checkout(ctx context.Context, id project.ID, spec CheckoutSpec
 		return fmt.Errorf("check out: %w", err)
 	}
 	defer c.tree.close()
+	if err := c.inherit(now); err != nil {
+		return fmt.Errorf("check out: %w", err)
+	}
 	for again := false; ; again = true {
 		err := c.run(ctx)
 		var g *gitError
@@ -107,10 +110,40 @@ func (spec *CheckoutSpec) validate() error {
 	if !filepath.IsAbs(spec.Dir) {
 		bad.Add("dir", "format", "is not an absolute path")
 	}
-	if !keyText.MatchString(spec.Key) {
+	if !keyText.MatchString(spec.Key) || spec.Of != "" && !keyText.MatchString(spec.Of) {
 		bad.Add("key", "format", "is not a plain name")
 	}
 	return bad.Err()
+}
+
+// inherit remembers of a copy which files of git the original has.
+func (c *checkout) inherit(now time.Time) error {
+	if c.spec.Of == "" || c.spec.Of == c.spec.Key {
+		return nil
+	}
+	of := filepath.Join(filepath.Dir(c.at), c.spec.Of)
+	raw, err := os.ReadFile(filepath.Join(of, "index"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Chtimes(of, now, now) // it is in use
+	}
+	if err == nil {
+		err = os.RemoveAll(filepath.Join(c.at, "state.json"))
+	}
+	if err == nil {
+		err = replace(filepath.Join(c.at, "index"), raw)
+	}
+	return err
+}
+
+// Forget drops what is remembered of a work tree that is gone.
+func (s *Sources) Forget(id project.ID, key string) error {
+	if !idText.MatchString(string(id)) || !keyText.MatchString(key) {
+		return fmt.Errorf("work tree %q of project %q: %w", key, id, errdefs.ErrNotFound)
+	}
+	return os.RemoveAll(filepath.Join(s.cfg.Dir, "work", string(id), key))
 }
 
 // forget drops the mirror of a project.

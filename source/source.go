@@ -74,6 +74,7 @@ type CheckoutSpec struct {
 	Dir      string // absolute path of the work tree, which may hold earlier files and is not trusted
 	Key      string // of the work tree: what is remembered of it between checkouts
 	Fresh    bool   // Dir was emptied: forget what is remembered
+	Of       string // key of the work tree that Dir is a copy of, if it is new and one
 	Out      func(line string)
 }
 

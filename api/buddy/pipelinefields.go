@@ -54,7 +54,8 @@ func startFields() []field[pipe] {
 		boolField("always_from_scratch", func(p *pipe) *bool { return &p.FromScratch }),
 		boolField("auto_clear_cache", func(p *pipe) *bool { return &p.ClearCache }),
 		boolField("no_skip_to_most_recent", func(p *pipe) *bool { return &p.NoSkip }).as(obeyed, "without it a run that still waits for an earlier one of its pipeline ends as SKIPPED when a newer one of the same branch or tag is started; the error_message of its first action says which"),
-		boolField("concurrent_pipeline_runs", func(p *pipe) *bool { return &p.Concurrent }).as(failing, ""),
+		boolField("concurrent_pipeline_runs", func(p *pipe) *bool { return &p.Concurrent }).
+			as(obeyed, "each run has a copy of the pipeline's files; those of the latest started one that was successful are what the next ones begin with"),
 		boolField("description_required", func(p *pipe) *bool { return &p.CommentRequired }),
 		{
 			name: "clone_depth", status: obeyed, note: "0 or none is the whole history",
