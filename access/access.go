@@ -133,13 +133,8 @@ func allowed(from []netip.Prefix, ip string) bool {
 
 // find gives a token from memory or from the store.
 func (a *Access) find(ctx context.Context, hash [sha256.Size]byte) (*known, error) {
-	select {
-	case <-a.changed: // sent before the commit's Write returned
-		a.mu.Lock()
-		clear(a.known)
-		a.era++
-		a.mu.Unlock()
-	default:
+	if len(a.changed) > 0 { // sent before the commit's Write returned
+		a.forget()
 	}
 	a.mu.RLock()
 	k, era := a.known[hash], a.era
@@ -160,6 +155,19 @@ func (a *Access) find(ctx context.Context, hash [sha256.Size]byte) (*known, erro
 		a.known[hash] = k
 	}
 	return k, nil
+}
+
+// forget drops what is known of tokens, if something has changed. The news is
+// taken under the lock: who finds it gone finds what was known gone too.
+func (a *Access) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-a.changed:
+		clear(a.known)
+		a.era++
+	default:
+	}
 }
 
 func (a *Access) load(ctx context.Context, hash [sha256.Size]byte) (*known, error) {
