@@ -27,6 +27,9 @@ import (
 // process that it left behind may hold the other end.
 const execDrain = 2 * time.Second
 
+// execStart is how long a program that is not wanted any more may take to begin.
+const execStart = 10 * time.Second
+
 // Exec implements engine.Execer. It works for runs too.
 func (e *Engine) Exec(ctx context.Context, id string, spec engine.ExecSpec) (int, error) {
 	mon, err := e.running(id)
@@ -115,8 +118,10 @@ func (x *execution) run(ctx context.Context) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	stop := context.AfterFunc(ctx, func() { x.kill(cmd) })
+	gone := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { x.kill(cmd, gone) })
 	err = cmd.Wait()
+	close(gone)
 	stop()
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
@@ -143,14 +148,28 @@ func (x *execution) run(ctx context.Context) (int, error) {
 	return exit.ExitCode(), nil
 }
 
-// kill ends the program, not only runc, which waits for it.
-func (x *execution) kill(cmd *exec.Cmd) {
-	b, err := os.ReadFile(filepath.Join(x.dir, "pid"))
-	if pid, perr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && perr == nil && pid > 1 {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		return
+// kill ends the program, not only runc, which waits for it; gone is closed when
+// runc has ended. The program may be running a moment before its pid is written
+// down: without runc nobody would know of it any more.
+func (x *execution) kill(cmd *exec.Cmd, gone <-chan struct{}) {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	last := time.After(execStart)
+	for {
+		b, err := os.ReadFile(filepath.Join(x.dir, "pid"))
+		if pid, perr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && perr == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			return
+		}
+		select {
+		case <-look.C:
+		case <-gone:
+			return
+		case <-last:
+			_ = cmd.Process.Kill()
+			return
+		}
 	}
-	_ = cmd.Process.Kill()
 }
 
 // input feeds the program. It is not waited for: who reads from a connection
