@@ -54,7 +54,7 @@ func main() {
 	flag.StringVar(&b.dockerd, "dockerd", "", "peer")
 	flag.StringVar(&b.programs.docker, "docker", "", "peer's client")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
-	flag.StringVar(&only, "only", "", "names of measurements: action,build,handover,start,memory,lines")
+	flag.StringVar(&only, "only", "", "names of measurements: action,build,handover,start,memory,lines,load,queue")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -92,7 +92,7 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 	all := []struct {
 		name string
 		f    func(context.Context) error
-	}{{"action", b.action}, {"build", b.build}, {"handover", b.handover}, {"memory", b.memory}, {"lines", b.lines}, {"start", b.start}}
+	}{{"action", b.action}, {"build", b.build}, {"handover", b.handover}, {"memory", b.memory}, {"lines", b.lines}, {"start", b.start}, {"load", b.load}, {"queue", b.queue}}
 	for _, m := range all {
 		if only != "" && !slices.Contains(strings.Split(only, ","), m.name) {
 			continue
