@@ -12,6 +12,9 @@ type Waiting struct {
 	ID       ExecutionID
 	Pipeline ID
 	Ref      string // branch or tag, "" without a source
+	// Start is what those have in common that one start has made; they do not
+	// replace each other.
+	Start ExecutionID
 	// Units are what it could begin: the slots of each are taken together, or
 	// not at all. Without any it needs no slot.
 	Units      []Slots
@@ -136,7 +139,9 @@ func superseded(wait []Waiting) (skip []Superseded) {
 		}
 	}
 	for _, w := range old {
-		skip = append(skip, Superseded{w.ID, newest[key{w.Pipeline, w.Ref}].Number})
+		if by := newest[key{w.Pipeline, w.Ref}]; w.Start == "" || w.Start != by.Start {
+			skip = append(skip, Superseded{w.ID, by.Number})
+		}
 	}
 	return skip
 }

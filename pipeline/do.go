@@ -114,6 +114,9 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 
 // check finds what this version does not obey.
 func (h *handling) check(s ActionExecution) error {
+	if h.x.loop.Refused != "" {
+		return fatal("%s", h.x.loop.Refused)
+	}
 	if l := unsupported(s.Action); len(l) > 0 {
 		return fatal("action %q has fields that this version of Slipway stores but does not obey: %s; remove them, or set them to their defaults",
 			s.Action.Name, strings.Join(l, ", "))

@@ -78,6 +78,7 @@ type Execution struct {
 	Frozen Pipeline
 	Steps  []ActionExecution
 
+	loop     looping
 	prepared bool // the file system is at the commit
 }
 

@@ -3,7 +3,11 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+
+	"slipway/db"
+	"slipway/secret"
 )
 
 // maxRounds bounds how often a loop runs its action.
@@ -48,6 +52,68 @@ func combinations(loop []string, vars map[string]string) ([]map[string]string, e
 		rounds = next
 	}
 	return rounds, nil
+}
+
+// maxRuns bounds how many executions the loop of a pipeline starts.
+const maxRuns = 100
+
+// rounds are the executions that one start of a pipeline makes: one, or one for
+// each combination of the values of the variables of its loop, with these in the
+// place of that start's own. given are the variables of the start.
+func (p *Pipelines) rounds(tx *db.Tx, pl Pipeline, given []Variable) (l [][]Variable, err error) {
+	if len(pl.Loop) == 0 {
+		return [][]Variable{given}, nil
+	}
+	v, err := p.atStart(tx, pl, given)
+	if err != nil {
+		return nil, err
+	}
+	all, err := combinations(pl.Loop, v.byKey)
+	switch {
+	case err != nil:
+		return nil, &fatalError{err}
+	case len(all) == 0:
+		return nil, fatal("loop: there are no values of %s to run the pipeline with", strings.Join(pl.Loop, ", "))
+	case len(all) > maxRuns:
+		return nil, fatal("loop: there are %d combinations of the values of %s, and one start makes at most %d runs", len(all), strings.Join(pl.Loop, ", "), maxRuns)
+	}
+	for _, r := range all {
+		vs := slices.DeleteFunc(slices.Clone(given), func(w Variable) bool { _, is := r[w.Key]; return is })
+		for _, name := range pl.Loop {
+			key := looped(name)
+			if !slices.ContainsFunc(vs, func(w Variable) bool { return w.Key == key }) {
+				vs = append(vs, Variable{Key: key, Value: r[key], Encrypted: v.secret[key]})
+			}
+		}
+		l = append(l, vs)
+	}
+	return l, nil
+}
+
+// atStart are the variables that are known before any action runs.
+func (p *Pipelines) atStart(tx *db.Tx, pl Pipeline, given []Variable) (*values, error) {
+	v := newValues()
+	stored, err := p.secrets.EffectiveIn(tx, secret.Scope{Workspace: pl.Workspace, Project: pl.Project, Pipeline: int64(pl.ID)})
+	if err != nil {
+		return nil, fmt.Errorf("read the variables: %w", err)
+	}
+	for _, w := range stored {
+		v.stored(w)
+	}
+	hidden, err := p.unseal(tx, "pipelines", pl.ID.row(), int64(pl.ID))
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range pl.Variables {
+		if value, ok := hidden["variables."+w.Key]; ok && w.Value == secret.Encrypted {
+			w.Value = value
+		}
+		v.inline(w, tierPipeline)
+	}
+	for _, w := range given {
+		v.inline(w, tierRun)
+	}
+	return v, nil
 }
 
 // round gives the variables of the combination that is run now, in place of v,

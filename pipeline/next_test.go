@@ -166,6 +166,15 @@ func TestAdmit(t *testing.T) {
 			{ID: "b", Pipeline: 1, Number: 2, Queued: at(2), Ref: "dev"},
 			{ID: "c", Pipeline: 1, Number: 3, Queued: at(3), Ref: "main"},
 		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", "{a 3}"},
+		{"the runs of one start", []Waiting{
+			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Start: "a"}, {ID: "b", Pipeline: 1, Number: 2, Queued: at(1), Start: "a"},
+		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", ""},
+		{"the runs of a newer start", []Waiting{
+			{ID: "a", Pipeline: 1, Number: 1, Queued: at(1), Start: "a"},
+			{ID: "b", Pipeline: 1, Number: 2, Queued: at(1), Start: "a"},
+			{ID: "c", Pipeline: 1, Number: 3, Queued: at(2), Start: "c"},
+			{ID: "d", Pipeline: 1, Number: 4, Queued: at(2), Start: "c"},
+		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", "{a 4} {b 4}"},
 		{"none is replaced", []Waiting{
 			{ID: "a", Pipeline: 1, Queued: at(1), NoSkip: true}, {ID: "b", Pipeline: 1, Queued: at(2), NoSkip: true},
 		}, []Running{{"z", 1, Slots{}, false}}, Limits{}, "", ""},

@@ -128,8 +128,9 @@ func actionSpec(a Action) ([]byte, error) {
 
 // input is the part of a start that no query asks for.
 type input struct {
-	Start  Start // without secret values
-	Twin   int   `json:",omitempty"`
+	Start  Start   // without secret values
+	Twin   int     `json:",omitempty"`
+	Loop   looping `json:",omitzero"`
 	Commit *commitRow
 	From   *commitRow
 }
@@ -173,7 +174,7 @@ func scanExecution(row scanner) (Execution, error) {
 		return x, fmt.Errorf("execution %s in the store: %w", x.ID, err)
 	}
 	x.Created, x.Started, x.Finished = db.Time(created), db.Time(start), db.Time(end)
-	x.Twin, x.Delayed, x.Queued = in.Twin, db.Time(delayed), db.Time(queued)
+	x.Twin, x.loop, x.Delayed, x.Queued = in.Twin, in.Loop, db.Time(delayed), db.Time(queued)
 	x.CancelledBy, x.Cancelled = cancelledBy.Int64, db.Time(cancel)
 	x.Branch, x.Tag, x.PullRequest = in.Start.Branch, in.Start.Tag, in.Start.PullRequest
 	x.Commit, x.From, x.Comment = in.Commit.commit(), in.From.commit(), in.Start.Comment

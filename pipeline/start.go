@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -120,7 +121,9 @@ func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (comm
 
 // StartIn is Start in a transaction of the caller's, without asking who: user
 // is in whose name it runs. Revisions are found already; commit is nil for a
-// project without a source.
+// project without a source. A pipeline with a loop has an execution for each of
+// its rounds, of which this is the first; one whose loop cannot be made has one
+// that says so.
 func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from *source.Commit) (Execution, error) {
 	var x Execution
 	pl, err := loadPipeline(tx, id)
@@ -146,8 +149,37 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	if err := inv.Err(); err != nil {
 		return x, err
 	}
-	x = Execution{
-		ID: ExecutionID(uuid.NewString()), Pipeline: id, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued,
+	rounds, err := p.rounds(tx, pl, in.Variables)
+	refused := ""
+	var never *fatalError
+	if errors.As(err, &never) {
+		rounds, refused = [][]Variable{in.Variables}, err.Error()
+	} else if err != nil {
+		return x, err
+	}
+	for i, variables := range rounds {
+		in.Variables = slices.Clone(variables)
+		n, err := p.startOne(tx, user, pl, actions, in, commit, from, looping{x.ID, refused})
+		if err != nil {
+			return Execution{}, err
+		}
+		if i == 0 {
+			x = n
+		}
+	}
+	return x, nil
+}
+
+// looping is what an execution has of the loop of its pipeline.
+type looping struct {
+	First   ExecutionID `json:",omitempty"` // of the same start; "" for itself
+	Refused string      `json:",omitempty"` // why there is no loop
+}
+
+// startOne is StartIn for one execution.
+func (p *Pipelines) startOne(tx *db.Tx, user int64, pl Pipeline, actions []Action, in Start, commit, from *source.Commit, loop looping) (Execution, error) {
+	x := Execution{
+		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
 		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Frozen: pl,
 	}
@@ -163,7 +195,6 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	if x.Mode == "" {
 		x.Mode = Manual
 	}
-	in.Variables = slices.Clone(in.Variables)
 	secrets, err := hideVariables(in.Variables, nil)
 	if err != nil {
 		return x, err
@@ -189,7 +220,7 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 	if x.Twin, err = twins(tx, x.Project, x.Created); err != nil {
 		return err
 	}
-	input, err := json.Marshal(input{Start: in, Twin: x.Twin, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
+	input, err := json.Marshal(input{Start: in, Twin: x.Twin, Loop: x.loop, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,6 @@ func unsupportedPipeline(p Pipeline) []string {
 	add(p.DefinitionSource == "REMOTE", "definition_source REMOTE")
 	add(p.CPU == "ARM", "cpu ARM")
 	add(p.Worker != "", "worker")
-	add(len(p.Loop) > 0, "loop")
 	add(p.VariablesByYAML, "manage_variables_by_yaml")
 	add(p.PermissionsByYAML, "manage_permissions_by_yaml")
 	return append(l, unsupportedVariables(p.Variables)...)

@@ -208,6 +208,9 @@ func (s *Secrets) Effective(ctx context.Context, at Scope) (list []Variable, err
 	return list, err
 }
 
+// EffectiveIn is Effective in a transaction of the caller's.
+func (s *Secrets) EffectiveIn(tx *db.Tx, at Scope) ([]Variable, error) { return s.effective(tx, at) }
+
 // SetIn gives a settable variable that holds at a scope a new value, as a
 // command in a container does by exporting it; with hide it is encrypted from
 // then on, if it was not. Others are left alone; it tells whether there was one.

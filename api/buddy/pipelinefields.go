@@ -126,7 +126,7 @@ func stateFields() []field[pipe] {
 		strField("worker", func(p *pipe) *string { return &p.Worker }).as(failing, ""),
 		wordField("cache_scope", "PIPELINE", func(p *pipe) string { return p.CacheScope }, func(p *pipe, s string) { p.CacheScope = s }).
 			as(noEffect, "the build cache is shared in the workspace in any case"),
-		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(failing, "").answered(func(p *pipe) any { return list(p.Loop) }),
+		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(obeyed, "one start makes a run for each combination of the comma separated values of these variables").answered(func(p *pipe) any { return list(p.Loop) }),
 		{
 			name: "permissions", status: obeyed, note: "narrow what members may do",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Permissions = d.permissions(raw) },
