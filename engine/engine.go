@@ -322,6 +322,9 @@ type Mount struct {
 	Path     string // in the volume; made as a directory if it is not there
 	Target   string // in the container
 	ReadOnly bool
+	// Own makes the user of the container the owner of all that is there, before
+	// it starts: any user may write. Not if it is ReadOnly.
+	Own bool
 }
 
 // File is a file that is put into a container, in memory only.

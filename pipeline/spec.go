@@ -43,7 +43,7 @@ func (r Run) mounts(volume, project string, v *values) ([]engine.Mount, string, 
 	}
 	if len(r.Mounts) == 0 {
 		at := "/buddy/" + project
-		return []engine.Mount{{Volume: volume, Path: "/", Target: at}}, at, nil
+		return []engine.Mount{{Volume: volume, Path: "/", Target: at, Own: true}}, at, nil
 	}
 	var l []engine.Mount
 	dir := ""
@@ -62,7 +62,7 @@ func (r Run) mounts(volume, project string, v *values) ([]engine.Mount, string, 
 		if !path.IsAbs(to) || path.Clean(to) == "/" {
 			return nil, "", fmt.Errorf("volume_mappings: %q: the path in the container must begin with / and be no whole file system", m)
 		}
-		mount := engine.Mount{Volume: volume, Path: path.Clean("/" + from), Target: path.Clean(to), ReadOnly: readOnly}
+		mount := engine.Mount{Volume: volume, Path: path.Clean("/" + from), Target: path.Clean(to), ReadOnly: readOnly, Own: !readOnly}
 		if dir == "" || mount.Path == "/" {
 			dir = mount.Target
 		}

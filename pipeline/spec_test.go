@@ -122,15 +122,15 @@ func TestMounts(t *testing.T) {
 		dir  string
 		bad  bool
 	}{
-		{Run{}, []engine.Mount{{Volume: "fs-1", Path: "/", Target: "/buddy/web"}}, "/buddy/web", false},
+		{Run{}, []engine.Mount{{Volume: "fs-1", Path: "/", Target: "/buddy/web", Own: true}}, "/buddy/web", false},
 		{Run{NoMount: true, Mounts: []string{"/:/x"}}, nil, "", false},
-		{Run{Mounts: []string{"/:/buddy/mount/directory"}}, []engine.Mount{{Volume: "fs-1", Path: "/", Target: "/buddy/mount/directory"}}, "/buddy/mount/directory", false},
+		{Run{Mounts: []string{"/:/buddy/mount/directory"}}, []engine.Mount{{Volume: "fs-1", Path: "/", Target: "/buddy/mount/directory", Own: true}}, "/buddy/mount/directory", false},
 		{Run{Mounts: []string{"out:$D", "/:/src", "cache:/c:ro"}}, []engine.Mount{
-			{Volume: "fs-1", Path: "/out", Target: "/data"},
-			{Volume: "fs-1", Path: "/", Target: "/src"},
+			{Volume: "fs-1", Path: "/out", Target: "/data", Own: true},
+			{Volume: "fs-1", Path: "/", Target: "/src", Own: true},
 			{Volume: "fs-1", Path: "/cache", Target: "/c", ReadOnly: true},
 		}, "/src", false},
-		{Run{Mounts: []string{"../../etc:/x"}}, []engine.Mount{{Volume: "fs-1", Path: "/etc", Target: "/x"}}, "/x", false},
+		{Run{Mounts: []string{"../../etc:/x"}}, []engine.Mount{{Volume: "fs-1", Path: "/etc", Target: "/x", Own: true}}, "/x", false},
 		{Run{Mounts: []string{"/:/"}}, nil, "", true},
 		{Run{Mounts: []string{"/:/x:bad"}}, nil, "", true},
 		{Run{Mounts: []string{"/:$NONE"}}, nil, "", true},

@@ -128,7 +128,8 @@ func ownFields() []field[action] {
 			out: func(a *action, _ *kept) any { return orNull(a.Run.Commands) },
 		},
 		strField("entrypoint", func(a *action) *string { return &a.Run.Entrypoint }).of(runs),
-		strField("run_as_user", func(a *action) *string { return &a.Run.User }).of(runs),
+		strField("run_as_user", func(a *action) *string { return &a.Run.User }).of(runs).
+			as(obeyed, "the files of the pipeline are its for the action, so that it may write; of actions beside each other the one that begins last has them"),
 		boolField("mount_filesystem_disable", func(a *action) *bool { return &a.Run.NoMount }).of(runs),
 		volumeMappings().of(runs),
 		strField("export_container_path", func(a *action) *string { return &a.Run.ExportPath }).of(runs),

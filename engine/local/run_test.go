@@ -252,6 +252,38 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
+// Whoever a container runs as may write to what it owns, also what others have
+// made there before.
+func TestOwn(t *testing.T) {
+	b := open(t)
+	v := b.volume("execution/own")
+	mount := []engine.Mount{{Volume: v, Target: "/vol", Own: true}, {Volume: v, Path: "sub", Target: "/sub", Own: true}}
+	for i, user := range []string{"", "4321", "5432:10", "", "4321"} {
+		id, s := b.sh("mkdir -p /vol/d && echo $(id -u) >> /vol/d/who && echo x >> /sub/f && ln -sf /etc/passwd /vol/link", func(s *engine.RunSpec) {
+			s.Mounts, s.User = mount, user
+		})
+		if x, err := b.Run(t.Context(), id, s); err != nil || x.Code != 0 {
+			t.Fatalf("%d as %q: %+v %v", i, user, x, err)
+		}
+	}
+	dir, err := b.Dir(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "d", "who")); err != nil || string(got) != "0\n4321\n5432\n0\n4321\n" {
+		t.Errorf("%q %v", got, err)
+	}
+	id, s := b.sh("echo x > /vol/x", func(s *engine.RunSpec) {
+		s.Mounts, s.User = []engine.Mount{{Volume: v, Target: "/vol", Own: true, ReadOnly: true}}, "5432"
+	})
+	if x, err := b.Run(t.Context(), id, s); err != nil || x.Code == 0 {
+		t.Errorf("%+v %v", x, err)
+	}
+	if i, err := os.Lstat(filepath.Join(dir, "d")); err != nil || owner(i).Uid != 4321 {
+		t.Errorf("a mount that is only read has another owner: %v", err)
+	}
+}
+
 func TestExport(t *testing.T) {
 	b := open(t)
 	v := b.volume("execution/x")

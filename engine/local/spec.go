@@ -136,7 +136,7 @@ func (e *Engine) build(c *container) error {
 		}
 		mounts = append(mounts, m)
 	}
-	volumes, err := e.bindVolumes(c)
+	volumes, err := e.bindVolumes(c, u)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func (e *Engine) bindFiles(c *container, u *user.ExecUser) ([]specs.Mount, error
 // bindVolumes mounts the parts of volumes. One that is not the volume itself is
 // first bound to the bundle by its descriptor: by its name, links that a
 // container makes meanwhile could lead elsewhere.
-func (e *Engine) bindVolumes(c *container) ([]specs.Mount, error) {
+func (e *Engine) bindVolumes(c *container, u *user.ExecUser) ([]specs.Mount, error) {
 	var l []specs.Mount
 	for i, m := range c.mounts {
 		if isRootPath(m.Target) {
@@ -351,6 +351,11 @@ func (e *Engine) bindVolumes(c *container) ([]specs.Mount, error) {
 				return nil, err
 			}
 			c.rec.Mounts = append(c.rec.Mounts, from)
+		}
+		if m.Own && !m.ReadOnly {
+			if err := own(from, u.Uid, u.Gid); err != nil {
+				return nil, fmt.Errorf("make user %d the owner of what is mounted on %s: %w", u.Uid, m.Target, err)
+			}
 		}
 		opts := []string{"bind", "rprivate", "nodev"}
 		if m.ReadOnly {
