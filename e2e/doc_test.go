@@ -13,6 +13,7 @@
 //	start_test.go   what a server cannot start with, and a first start that is killed
 //	kit_test.go       an image to run, registries of others, one action at a time
 //	dialects_test.go  one build through three dialects
+//	fields_test.go    each field of an action, in a container or a build
 //	registry_test.go  registries of others, and our own with a standard client
 //	refuse_test.go    what must not be taken leaves nothing
 //	isolation_test.go what actions and builds must not reach, and secrets

@@ -175,6 +175,9 @@ func (j *job) commit(ctx context.Context, files map[string]string) error {
 		if strings.HasPrefix(text, "\x7fELF") {
 			mode = 0o755
 		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(work, name)), 0o755); err != nil {
+			return err
+		}
 		if err := os.WriteFile(filepath.Join(work, name), []byte(text), mode); err != nil {
 			return err
 		}

@@ -304,6 +304,33 @@ func TestBuildAndUse(t *testing.T) {
 	})
 }
 
+// What a build has made before is held no longer when it is built anew, unless
+// it is to stay.
+func TestPrunedImages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	for _, stays := range []bool{false, true} {
+		p := w.pipeline(Pipeline{Name: fmt.Sprintf("stays %t", stays)}, Action{Name: "build", Build: &Build{Dockerfile: "Dockerfile", KeepImages: stays}})
+		var made []Execution
+		for i := range 2 {
+			w.commit("Dockerfile", fmt.Sprintf("FROM scratch\nENV N=%d %t\n", i, stays))
+			made = append(made, w.expect(w.start(p, Start{}), "SUCCESSFUL SUCCESSFUL"))
+		}
+		if made[0].Steps[0].Digest == made[1].Steps[0].Digest {
+			t.Fatal("both have made the same")
+		}
+		for i, x := range made {
+			want := stays || i == 1
+			w.until(fmt.Sprintf("the image of run %d is held: %t", i, want), func() bool {
+				w.must(w.images.Settle(t.Context()))
+				h, err := w.eng.Images().Holds(t.Context(), "image/keep/execution/"+string(x.ID)+"/")
+				w.must(err)
+				return (len(h) > 0) == want
+			})
+		}
+	}
+}
+
 func TestPushOutside(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{})
