@@ -199,12 +199,14 @@ func (l *loop) claim(ctx context.Context) (next time.Time) {
 	return next
 }
 
+// take claims what is due. The bound is a sum because SQLite prepares a statement
+// anew for each value of a bare parameter there.
 func (l *loop) take(t *Tx, n int) (got []*held, err error) {
 	now, until := t.Now.UnixMicro(), t.Now.Add(leaseTime).UnixMicro()
 	rows, err := t.Query(`UPDATE `+l.Table+`
 		SET lease_owner = ?, lease_until = ?, due_at = ?, lease_fence = lease_fence + 1
 		WHERE id IN (SELECT id FROM `+l.Table+` WHERE due_at <= ? AND (lease_owner IS NULL OR lease_until <= ?)
-			ORDER BY due_at LIMIT ?)
+			ORDER BY due_at LIMIT ? + 0)
 		RETURNING id, lease_fence, due_seq`, l.Owner, until, until, now, now, n)
 	if err != nil {
 		return nil, err

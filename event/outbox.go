@@ -257,9 +257,11 @@ func ofKinds(kinds []Kind) (where string, args []any) {
 
 func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
 
+// fetch reads events in their order. The bound is a sum because SQLite prepares a
+// statement anew for each value of a bare parameter there.
 func fetch(tx *db.Tx, seq int64, limit int, where string, args ...any) (list []Event, err error) {
 	rows, err := tx.Query(`SELECT seq, at, kind, workspace, project, subject, data FROM events WHERE seq > ?`+where+
-		` ORDER BY seq LIMIT ?`, slices.Concat([]any{seq}, args, []any{limit})...)
+		` ORDER BY seq LIMIT ? + 0`, slices.Concat([]any{seq}, args, []any{limit})...)
 	if err != nil {
 		return nil, err
 	}
