@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -371,39 +370,6 @@ func TestPasswordStays(t *testing.T) {
 			t.Errorf("%s: %s", path, rec.Body)
 		}
 	}
-}
-
-// The page of what is obeyed is held to the tables.
-func TestDocs(t *testing.T) {
-	t.Parallel()
-	page, err := os.ReadFile("../../docs/buddy.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{fieldTable(actionFields()), fieldTable(pipelineFields())} {
-		if !strings.Contains(string(page), want) {
-			t.Errorf("docs/buddy.md lacks this table:\n%s", want)
-		}
-	}
-	for pattern := range New(site, Rooms{}).Table {
-		if !strings.Contains(string(page), "`"+pattern+"`") {
-			t.Errorf("docs/buddy.md lacks the route %s", pattern)
-		}
-	}
-}
-
-// fieldTable writes the table of a kind of object for the page.
-func fieldTable[T any](fields []field[T]) string {
-	var b strings.Builder
-	b.WriteString("| field | of | state | note |\n|---|---|---|---|\n")
-	for _, f := range fields {
-		of := "all"
-		if f.only != "" {
-			of = strings.NewReplacer("DM", "builds", "RM", "run, multi", "M", "multi", "R", "run").Replace(f.only)
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.name, of, f.status, f.note)
-	}
-	return b.String()
 }
 
 func FuzzAction(f *testing.F) {
