@@ -10,7 +10,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -233,6 +237,8 @@ func TestSecretsStay(t *testing.T) {
 	t.Parallel()
 	hidden := secrets{
 		"build secret": "build-9f2c71d04be8-word", "variable": "variable-51ab77c0e39d-word", "password": "password-c7301fe9a2b4-word", "start": "start-77e0aa913f5c-word",
+		"workspace": "workspace-1f7ac3d9e024-word", "project": "project-83be0f47a15d-word", "pipeline": "pipeline-d4402ac9f7b6-word", "file": "file-6a95ed13c870-word",
+		"hub": "hub-20fd7be48c39-word", "amazon": "amazon-b97e5041fa2c-word", "google": "google-3c8d16a0e5f7-word", "webhook": "webhook-e81d4c06b3a9-word",
 	}
 	ca := newAuthority(t)
 	o := newOutside(t, ca, "basic", hidden["password"])
@@ -256,11 +262,13 @@ func TestSecretsStay(t *testing.T) {
 	j := s.job("quiet",
 		with(build(), append(append([]any{"repository", "made", "provenance", "MAX", "build_args", []string{"PLAIN=seen"}}, token...), login...)...),
 		with(build(), append(append([]any{"name", "Again", "provenance", "MAX"}, token...), login...)...),
-		runs("tool", "1", "/probe tell", append([]any{"variables", []any{map[string]any{"key": "QUIET", "value": hidden["variable"], "encrypted": true}}}, login...)...),
+		runs("tool", "1", "/probe tell /etc/kept", append([]any{"variables", []any{map[string]any{"key": "QUIET", "value": hidden["variable"], "encrypted": true}}}, login...)...),
 	)
+	var stored []string
 	for _, f := range []func() error{
 		func() error { return j.makeProject(ctx) },
 		func() error { return j.makePipeline(ctx) },
+		func() error { stored = s.store(hidden, j); return nil },
 		func() error {
 			return j.commit(ctx, map[string]string{"Dockerfile": "FROM " + o.host + "/tool:1\nARG PLAIN\n" +
 				"RUN --mount=type=secret,id=token [\"/probe\", \"tell\", \"/run/secrets/token\"]\n"})
@@ -300,13 +308,19 @@ func TestSecretsStay(t *testing.T) {
 			if found := hidden.in([]byte(text)); len(found) > 0 || !strings.Contains(text, "***") && !strings.Contains(text, "CACHED") {
 				t.Errorf("the log of %s shows %v: %s", st.Action.Name, found, text)
 			}
+			if strings.Contains(text, "!encrypted") {
+				t.Errorf("the text that stands for a secret became one: %s", text)
+			}
 		}
 	}
-	for _, p := range answers {
+	for i := range answers {
+		answers[i] = j.pipelinePath() + answers[i]
+	}
+	for _, p := range append(answers, stored...) {
 		var said string
-		s.must("GET", j.pipelinePath()+p, nil, &said)
+		s.must("GET", p, nil, &said)
 		if found := hidden.in([]byte(said)); len(found) > 0 {
-			t.Errorf("GET %s shows %v", j.pipelinePath()+p, found)
+			t.Errorf("GET %s shows %v", p, found)
 		}
 	}
 	// The image as it was pushed: config, history, layers, provenance.
@@ -332,6 +346,46 @@ func TestSecretsStay(t *testing.T) {
 	if err != nil || n < 20 {
 		t.Errorf("%d files, %v", n, err)
 	}
+}
+
+// store has the server keep secrets of every other kind, sends what it says of
+// them back as a client does that changes something else, and gives the addresses
+// where it tells of them.
+func (s *server) store(hidden secrets, j *job) (told []string) {
+	s.t.Helper()
+	heard := httptest.NewServer(http.NotFoundHandler()) // what it is sent is kept, and that it failed
+	s.t.Cleanup(heard.Close)
+	const of = "/workspaces/default"
+	project, pipeline := map[string]any{"name": j.name}, map[string]any{"id": j.pipeline}
+	for _, made := range []struct {
+		list, secret string
+		object       map[string]any
+	}{
+		{"/variables", "value", map[string]any{"key": "OF_WORKSPACE", "value": hidden["workspace"], "encrypted": true}},
+		{"/variables", "value", map[string]any{"key": "OF_PROJECT", "value": hidden["project"], "encrypted": true, "project": project}},
+		{"/variables", "value", map[string]any{"key": "OF_PIPELINE", "value": hidden["pipeline"], "encrypted": true, "pipeline": pipeline}},
+		{"/variables", "value", map[string]any{
+			"key": "OF_FILE", "value": hidden["file"], "encrypted": true, "type": "FILE", "file_place": "CONTAINER", "file_path": "/etc/kept", "file_chmod": "600", "project": project,
+		}},
+		{"/integrations", "password", map[string]any{"name": "hub", "type": "DOCKER_HUB", "scope": "WORKSPACE", "username": "ann", "password": hidden["hub"]}},
+		{"/integrations", "secret_key", map[string]any{"name": "amazon", "type": "AMAZON", "scope": "WORKSPACE", "access_key": "AKID", "secret_key": hidden["amazon"]}},
+		{"/integrations", "api_key", map[string]any{"name": "google", "type": "GOOGLE_SERVICE_ACCOUNT", "scope": "WORKSPACE", "api_key": hidden["google"]}},
+		{"/webhooks", "secret_key", map[string]any{"target_url": heard.URL, "events": []string{"PUSH", "EXECUTION_FINISHED"}, "secret_key": hidden["webhook"]}},
+	} {
+		var it struct {
+			URL string
+		}
+		s.must("POST", of+made.list, made.object, &it)
+		at, err := url.Parse(it.URL)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		change := maps.Clone(made.object)
+		change[made.secret] = "!encrypted"
+		s.must("PATCH", at.Path, change, nil)
+		told = append(told, of+made.list, at.Path)
+	}
+	return append(told, of+"/variables?projectName="+j.name, fmt.Sprintf("%s/variables?pipelineId=%d", of, j.pipeline), j.path())
 }
 
 // inImage looks into every manifest and blob of an image.
