@@ -204,6 +204,7 @@ var killedBy = map[string]string{
 	"pipeline: started by the clock":        "TestKilledClock of trigger",
 	"project: a workspace is deleted":       "nobody: one transaction, after which its projects end as those deleted alone do",
 	"source: a file is committed":           "TestKilledWhileWriting of source",
+	"source: a branch is made or removed":   "TestKilledWhileWriting of source",
 	"event: a request to a webhook is kept": "TestSenderKilled of event",
 	"stack: deleted stack emptied":          "nobody: it comes a week after the end of its project",
 	"source: a repository is removed":       "nobody: it comes a week after the end of its project",

@@ -51,18 +51,7 @@ func (s *Sources) Write(ctx context.Context, by access.Actor, id project.ID, bra
 // of an empty repository. A linked project gives ErrReadOnly, a branch or a
 // file that is not there errdefs.ErrNotFound.
 func (s *Sources) Edit(ctx context.Context, by access.Actor, id project.ID, e Edit) (Commit, error) {
-	p, err := s.allowed(ctx, by, id, access.RepositoryWrite)
-	if err != nil {
-		return Commit{}, err
-	}
-	remote, _, err := s.loadRemote(ctx, p.ID)
-	if err != nil {
-		return Commit{}, err
-	}
-	if remote != nil {
-		return Commit{}, fmt.Errorf("this project mirrors %s and is %w", redact(remote.URL), ErrReadOnly)
-	}
-	dir, err := s.own(p.ID)
+	p, dir, err := s.written(ctx, by, id)
 	if err != nil {
 		return Commit{}, err
 	}
@@ -77,31 +66,59 @@ func (s *Sources) Edit(ctx context.Context, by access.Actor, id project.ID, e Ed
 			return Commit{}, err
 		}
 	}
-	k, err := s.locks.take(ctx, s.repoLock(p.ID), false)
+	var c Commit
+	err = s.moveRef(ctx, by, p.ID, dir, "refs/heads/"+e.Branch, func(ctx context.Context, k *lock) (err error) {
+		c, err = s.commitFile(ctx, k, dir, by.User, e)
+		return err
+	})
+	return c, err
+}
+
+// written gives a project whose repository the actor may write to, and where
+// that is. A linked project gives ErrReadOnly.
+func (s *Sources) written(ctx context.Context, by access.Actor, id project.ID) (p project.Project, dir string, err error) {
+	p, err = s.allowed(ctx, by, id, access.RepositoryWrite)
 	if err != nil {
-		return Commit{}, err
+		return p, "", err
+	}
+	remote, _, err := s.loadRemote(ctx, p.ID)
+	if err != nil {
+		return p, "", err
+	}
+	if remote != nil {
+		return p, "", fmt.Errorf("this project mirrors %s and is %w", redact(remote.URL), ErrReadOnly)
+	}
+	dir, err = s.own(p.ID)
+	return p, dir, err
+}
+
+// moveRef has f move one ref, alone in the repository, and tells of it as of a
+// push.
+func (s *Sources) moveRef(ctx context.Context, by access.Actor, id project.ID, dir, ref string, f func(context.Context, *lock) error) error {
+	k, err := s.locks.take(ctx, s.repoLock(id), false)
+	if err != nil {
+		return err
 	}
 	defer k.release()
 	// What has begun to move refs is not left halfway.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moving)
 	defer cancel()
 	if unclean, err := k.begin(by.User.ID); err != nil {
-		return Commit{}, err
+		return err
 	} else if unclean {
 		if err := sweep(dir, oldObjects); err != nil {
-			return Commit{}, err
+			return err
 		}
 	}
-	c, err := s.commitFile(ctx, k, dir, by.User, e)
-	if terr := s.tell(ctx, p.ID, dir, by.User.ID, []string{"refs/heads/" + e.Branch}); terr != nil {
-		s.later(p.ID)
-		return c, terr
+	err = f(ctx, k)
+	if terr := s.tell(ctx, id, dir, by.User.ID, []string{ref}); terr != nil {
+		s.later(id)
+		return terr
 	}
-	if err != nil {
-		return c, err
+	if err == nil {
+		k.end()
 	}
-	k.end()
-	return c, nil
+	return err
 }
 
 // clean checks the change and puts its path into the form of the repository.

@@ -185,6 +185,9 @@ func writeChild(args []string) bool {
 	if err == nil {
 		_, err = w.sources.Write(context.Background(), by, project.ID(args[4]), "", "f", []byte("x"), "")
 	}
+	if err == nil {
+		err = w.sources.CreateBranch(context.Background(), by, project.ID(args[4]), "other", "")
+	}
 	fmt.Println("not killed", err)
 	return true
 }
@@ -197,7 +200,11 @@ func TestKilledWhileWriting(t *testing.T) {
 	must(t, w.db.Close())
 	self, err := os.Executable()
 	must(t, err)
-	for i, place := range []string{"source: a file is committed", "source: refs have moved", "source: the push is told"} {
+	for i, place := range []string{"source: a file is committed", "source: refs have moved", "source: the push is told", "source: a branch is made or removed"} {
+		branches, pushes := 1, i+1
+		if i == 3 { // a commit, and a branch
+			branches, pushes = 2, 5
+		}
 		cmd := exec.Command(self, "write-child", w.dir, w.token, string(p.ID))
 		cmd.Env = append(os.Environ(), "SLIPWAY_CRASH="+place)
 		out, err := cmd.StdoutPipe()
@@ -209,10 +216,48 @@ func TestKilledWhileWriting(t *testing.T) {
 			t.Fatalf("%s: the server ended with %v: %s", place, cmd.ProcessState, said)
 		}
 		w.again()
-		if now := w.told(p); len(now) != 1 || len(w.pushes()) != i+1 {
-			t.Errorf("%s: %v", place, now)
+		if now := w.told(p); len(now) != branches || len(w.pushes()) != pushes {
+			t.Errorf("%s: %v, %d pushes", place, now, len(w.pushes()))
 		}
 		must(t, w.db.Close())
 	}
 	w.again()
+}
+
+// Branches are made and removed as by a push.
+func TestBranches(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	p := w.project("web")
+	ctx := t.Context()
+	if err := w.sources.CreateBranch(ctx, w.ann, p.ID, "early", ""); !errdefs.IsNotFound(err) {
+		t.Errorf("in an empty repository: %v", err)
+	}
+	first, err := w.sources.Write(ctx, w.ann, p.ID, "main", "f", []byte("1"), "")
+	must(t, err)
+	_, err = w.sources.Write(ctx, w.ann, p.ID, "main", "f", []byte("2"), "")
+	must(t, err)
+	must(t, w.sources.CreateBranch(ctx, w.ann, p.ID, "feature/old", first.Revision[:10]))
+	if c, err := w.sources.Resolve(ctx, p.ID, "feature/old", "HEAD"); err != nil || c.Revision != first.Revision {
+		t.Errorf("%+v %v", c, err)
+	}
+	for name, is := range map[string]func(error) bool{
+		"main": errdefs.IsAlreadyExists, "feature": errdefs.IsAlreadyExists, "feature/old/x": errdefs.IsAlreadyExists, "a..b": errdefs.IsInvalidArgument, "": errdefs.IsInvalidArgument,
+	} {
+		if err := w.sources.CreateBranch(ctx, w.ann, p.ID, name, ""); !is(err) {
+			t.Errorf("make %q: %v", name, err)
+		}
+	}
+	if err := w.sources.CreateBranch(ctx, w.ann, p.ID, "x", "nothing"); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+	for name, is := range map[string]func(error) bool{"main": errdefs.IsFailedPrecondition, "none": errdefs.IsNotFound, "a..b": errdefs.IsNotFound} {
+		if err := w.sources.DeleteBranch(ctx, w.ann, p.ID, name); !is(err) {
+			t.Errorf("remove %q: %v", name, err)
+		}
+	}
+	must(t, w.sources.DeleteBranch(ctx, w.ann, p.ID, "feature/old"))
+	if l := w.pushes(); len(l) != 4 {
+		t.Errorf("%q", l)
+	}
 }
