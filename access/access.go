@@ -55,6 +55,7 @@ type Token struct {
 	Created    time.Time
 	Expires    time.Time // zero: never
 	LastUsed   time.Time // exact to a minute
+	Grant      string    // when it is made: what a user gave an application, "" for none
 }
 
 // Access is the front door.
@@ -88,14 +89,21 @@ func New(d *db.DB) *Access {
 
 // A secret is a prefix, by which it is found in what should not hold it, and
 // 32 random bytes.
-const secretPrefix = "slw_"
+const (
+	secretPrefix  = "slw_" // tokens
+	appPrefix     = "sls_" // what applications say who they are with
+	codePrefix    = "slc_" // what they get a token with
+	refreshPrefix = "slr_" // and the next one
+)
 
 var secretSize = len(secretPrefix) + base64.RawURLEncoding.EncodedLen(32)
 
-func newSecret() (string, [sha256.Size]byte) {
+func newSecret() (string, [sha256.Size]byte) { return newSecretOf(secretPrefix) }
+
+func newSecretOf(prefix string) (string, [sha256.Size]byte) {
 	b := make([]byte, 32)
 	rand.Read(b) // never fails
-	s := secretPrefix + base64.RawURLEncoding.EncodeToString(b)
+	s := prefix + base64.RawURLEncoding.EncodeToString(b)
 	return s, sha256.Sum256([]byte(s))
 }
 

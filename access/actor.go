@@ -160,7 +160,7 @@ func (a Actor) MayLook(workspace string) error {
 // ofUser tells whether a scope is about the user alone.
 func ofUser(s Scope) bool {
 	switch canonical(s) {
-	case UserInfo, UserKey, UserEmail, TokenInfo, TokenManage, "MANAGE_EMAILS":
+	case UserInfo, UserKey, UserEmail, TokenInfo, TokenManage, ManageEmails:
 		return true
 	}
 	return false

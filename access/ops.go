@@ -206,14 +206,17 @@ func (a *Access) Tokens(ctx context.Context, by Actor) (list []Token, err error)
 	return list, err
 }
 
-// DeleteToken ends a token of the actor's at once. A token may always end
-// itself.
+// DeleteToken ends a token of the actor's at once; one of an application's ends
+// with all that the application was given. A token may always end itself.
 func (a *Access) DeleteToken(ctx context.Context, by Actor, id string) error {
 	if err := by.Has(TokenManage); err != nil && (by.Token.ID == "" || by.Token.ID != id) {
 		return err
 	}
 	return a.db.Write(ctx, func(tx *db.Tx) error {
-		n, err := tx.Exec(`DELETE FROM tokens WHERE id = ? AND user_id = ?`, id, by.User.ID)
+		n, err := tx.Exec(`DELETE FROM oauth_grants WHERE id = (SELECT grant_id FROM tokens WHERE id = ? AND user_id = ?)`, id, by.User.ID)
+		if err == nil && n == 0 {
+			n, err = tx.Exec(`DELETE FROM tokens WHERE id = ? AND user_id = ?`, id, by.User.ID)
+		}
 		if err == nil && n == 0 {
 			err = errdefs.ErrNotFound
 		}

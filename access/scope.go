@@ -37,6 +37,7 @@ const (
 	UserInfo          Scope = "USER_INFO"
 	UserKey           Scope = "USER_KEY"
 	UserEmail         Scope = "USER_EMAIL"
+	ManageEmails      Scope = "MANAGE_EMAILS"
 	MemberRead        Scope = "MEMBER_READ"
 	MemberManage      Scope = "MEMBER_MANAGE" // includes read
 	GroupRead         Scope = "GROUP_READ"
@@ -78,6 +79,7 @@ var scopes = map[Scope][]Scope{
 	UserInfo:          nil,
 	UserKey:           nil,
 	UserEmail:         nil,
+	ManageEmails:      nil,
 	MemberRead:        nil,
 	MemberManage:      {MemberRead},
 	GroupRead:         nil,
@@ -88,7 +90,7 @@ var scopes = map[Scope][]Scope{
 	WebhookAdd:        {WebhookInfo},
 	WebhookManage:     {WebhookAdd},
 
-	"MEMBER_EMAIL": nil, "MANAGE_EMAILS": nil,
+	"MEMBER_EMAIL":     nil,
 	"ENVIRONMENT_INFO": nil, "ENVIRONMENT_ADD": {"ENVIRONMENT_INFO"}, "ENVIRONMENT_MANAGE": {"ENVIRONMENT_ADD"},
 	"TARGET_INFO": nil, "TARGET_ADD": {"TARGET_INFO"}, "TARGET_MANAGE": {"TARGET_ADD"},
 	"ZONE_READ": nil, "ZONE_WRITE": {"ZONE_READ"}, "ZONE_MANAGE": {"ZONE_WRITE"},

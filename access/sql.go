@@ -89,16 +89,29 @@ func tokensOf(tx *db.Tx, user int64) (list []Token, err error) {
 // insertToken gives the token an id and stores it.
 func insertToken(tx *db.Tx, t Token, hash [sha256.Size]byte) (Token, error) {
 	t.ID, t.Created = uuid.NewString(), tx.Now
-	var lists [3][]byte
-	for i, l := range []any{orEmpty(t.Scopes), orEmpty(t.Workspaces), orEmpty(t.IPs)} {
-		var err error
-		if lists[i], err = json.Marshal(l); err != nil {
-			return Token{}, err
-		}
+	lists, err := NewToken{Scopes: t.Scopes, Workspaces: t.Workspaces, IPs: t.IPs}.lists()
+	if err != nil {
+		return Token{}, err
 	}
-	_, err := tx.Exec(`INSERT INTO tokens (id, user_id, hash, name, scopes, workspaces, ips, created, expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		t.ID, t.User, hash[:], t.Name, string(lists[0]), string(lists[1]), string(lists[2]), db.Micros(t.Created), db.Micros(t.Expires))
+	var grant any
+	if t.Grant != "" {
+		grant = t.Grant
+	}
+	_, err = tx.Exec(`INSERT INTO tokens (id, user_id, hash, name, scopes, workspaces, ips, created, expires, grant_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.User, hash[:], t.Name, lists[0], lists[1], lists[2], db.Micros(t.Created), db.Micros(t.Expires), grant)
 	return t, err
+}
+
+// lists gives the lists of a token as they are stored.
+func (n NewToken) lists() (l [3]string, err error) {
+	for i, v := range []any{orEmpty(n.Scopes), orEmpty(n.Workspaces), orEmpty(n.IPs)} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return l, err
+		}
+		l[i] = string(b)
+	}
+	return l, nil
 }
 
 func orEmpty[T any](l []T) []T {

@@ -30,6 +30,7 @@ var steps = map[string]string{
 	"016_trigger.sql":  "90018ceba6bf8b3f29355b3358e5c0a2f53ac2c505600c9ad97d4e7ac324269d",
 	"017_pipeline.sql": "ad958fb038720f8c853c24f9ebe2bdaf97f1334d018db3d86b05c31a793c1557",
 	"018_pipeline.sql": "ca638f00836f52b60ddeaf1ef16469fd7f9ef2aee4086dd395961247a83010d8",
+	"019_access.sql":   "2c463d789118acc7a186a0f8593e00499888f743ef3c814e0b1e4eb539ccca13",
 	"012_secret.sql":   "0bde0fb77ee4dbd3674acb4e50adece48863b8189986288b2e38d4a0349fd74b",
 }
 

@@ -46,6 +46,9 @@ func (s *Server) handler() *api.Server {
 		http.Error(w, err.Error(), api.Status(err))
 		return by, false
 	}))
+	oauth := buddy.OAuth(s.access, srv.ClientIP, srv.Handler(buddy.Name))
+	srv.MountRaw(buddy.OAuthPrefix, oauth)
+	srv.MountRaw("/api"+buddy.OAuthPrefix, oauth)
 	srv.MountRaw("/healthz", says("ok"))
 	srv.MountRaw("/readyz", s.readyz())
 	srv.MountRaw("/metrics", s.onlyKnown(srv, promhttp.HandlerFor(reg, promhttp.HandlerOpts{})))

@@ -160,6 +160,7 @@ func (w *world) fill() {
 	w.ids["stackId"], w.ids["serviceId"], w.ids["volumeId"], w.ids["ingressId"] = w.ids["projectId"], services[0].ID, volumes[0].ID, ingresses[0].ID
 	w.ids["registryId"] = registries[0].ID
 	w.ids["code"] = "nobody-knows"
+	w.ids["key"], w.ids["email"], w.ids["application"] = "1", "x@example.com", "nobody"
 	var i struct {
 		HashID string `json:"hash_id"`
 	}
@@ -270,7 +271,7 @@ func mayAll(r api.Route) bool {
 
 // named tells whether the path names something of the workspace.
 func named(r api.Route) bool {
-	return strings.Contains(r.Path, "{") && !strings.HasPrefix(r.Path, "/user/")
+	return strings.Contains(r.Path, "{") && !strings.HasPrefix(r.Path, "/user/") && !strings.HasPrefix(r.Path, "/slipway/v1/oauth2/")
 }
 
 // inProject tells whether the path names a project or something of one.
@@ -326,6 +327,8 @@ func TestNoRouteIsOpen(t *testing.T) {
 			body = `{"domain":"third"}`
 		case r.Path == "/user/tokens":
 			body = `{"name":"t","scopes":["USER_INFO"]}`
+		case strings.HasSuffix(r.Path, "/branches"):
+			body = `{"name":"x"}`
 		case r.Path == "/v2/ingresses":
 			body = `{"projectId":"` + w.ids["projectId"] + `","hostname":"x.localhost","paths":[{"path":"/","target":{"useDefaultPage":true}}]}`
 		case strings.Contains(r.Path, "/repository/contents"), strings.Contains(r.Path, "{pipeline}/files"):

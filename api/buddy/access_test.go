@@ -27,7 +27,7 @@ func rows() map[string]row {
 	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}", "/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
 	m := map[string]row{}
 	for _, path := range []string{
-		"/user", "/user/keys", "/user/emails", "/user/token", "/user/tokens", "/user/tokens/{id}", "/workspaces", w, w + "/projects", p,
+		"/user", "/user/keys", "/user/keys/{key}", "/user/emails", "/user/token", "/user/tokens", "/user/tokens/{id}", "/workspaces", w, w + "/projects", p,
 		p + "/pipelines", l, l + "/actions", l + "/actions/{action}", l + "/executions", l + "/executions/{number}",
 		l + "/executions/{number}/action/{action}", l + "/executions/{number}/action_executions/{step}", l + "/executions/{number}/action_executions/{step}/logs",
 		w + "/members", w + "/members/{member}", w + "/groups", w + "/groups/{group}", w + "/groups/{group}/members", w + "/groups/{group}/members/{member}",
@@ -63,7 +63,8 @@ func rows() map[string]row {
 	m["GET "+p+"/repository/tags/{ref...}"] = row{also: 404} // it is a branch
 	m["POST "+w+"/webhooks"] = row{body: `{"target_url":"http://127.0.0.1:9/","events":["PUSH"]}`}
 	for path, body := range map[string]string{
-		"/user/tokens": `{"name":"x"}`, "/workspaces": `{"domain":"x"}`, w + "/projects": `{"name":"x"}`, p + "/pipelines": `{"name":"x"}`,
+		"/user/tokens": `{"name":"x"}`, "/user/emails": `{"email":"x@example.com"}`, "/user/keys": `{"content":"` + publicKey + `"}`,
+		p + "/repository/branches": `{"name":"x"}`, "/workspaces": `{"domain":"x"}`, w + "/projects": `{"name":"x"}`, p + "/pipelines": `{"name":"x"}`,
 		l + "/actions": `{"name":"x","type":"DOCKERFILE","dockerfile_path":"D"}`, l + "/executions": `{}`, w + "/members": `{"email":"x@example.com"}`,
 		w + "/groups": `{"name":"y"}`, w + "/groups/{group}/members": `{"id":1}`, w + "/permissions": `{"name":"y"}`,
 		w + "/integrations": `{"name":"y","type":"GIT_HUB","scope":"WORKSPACE","token":"t"}`,
@@ -79,11 +80,16 @@ func rows() map[string]row {
 func order() []string {
 	const w, p, l = "/workspaces/{workspace}", "/workspaces/{workspace}/projects/{project}", "/workspaces/{workspace}/projects/{project}/pipelines/{pipeline}"
 	return []string{
-		"/user/tokens/{id}", w + "/variables/{variable}", w + "/environments/{environment}", l + "/actions/{action}", l + "/files/{path...}", l,
+		"/user/tokens/{id}", "/user/keys/{key}", "/user/emails/{email}", p + "/repository/branches/{ref...}", w + "/variables/{variable}", w + "/environments/{environment}", l + "/actions/{action}", l + "/files/{path...}", l,
 		p + "/repository/contents/{path...}", w + "/webhooks/{webhook}", p + "/members/{member}", p + "/groups/{group}", p, w + "/groups/{group}/members/{member}",
 		w + "/groups/{group}", w + "/permissions/{permission}", w + "/members/{member}", w + "/integrations/{integration}", w,
 	}
 }
+
+const (
+	publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann@example.com"
+	otherKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ ann@example.com"
+)
 
 // tableWorld has one of everything that a path can name, and says which.
 type tableWorld struct {
@@ -114,10 +120,13 @@ func newTableWorld(t *testing.T) *tableWorld {
 	variable := w.get(201, "POST", ws+"/variables", `{"key":"A"}`)["id"]
 	environment := w.get(201, "POST", ws+"/environments", `{"name":"a"}`)["id"]
 	token := w.get(201, "POST", "/user/tokens", `{"name":"t"}`)["id"]
+	key := w.get(201, "POST", "/user/keys", `{"content":"`+otherKey+`"}`)["id"]
+	w.get(201, "POST", "/user/emails", `{"email":"y@example.com"}`)
+	w.get(201, "POST", ws+"/projects/web/repository/branches", `{"name":"next"}`)
 	return &tableWorld{w, strings.NewReplacer("{workspace}", "acme", "{project}", "web", "{pipeline}", w.vars["pipeline"], "{action}", fmt.Sprint(action), "{number}", fmt.Sprint(x),
 		"{step}", fmt.Sprint(step), "{member}", fmt.Sprint(member), "{group}", fmt.Sprint(group), "{permission}", fmt.Sprint(set), "{integration}", fmt.Sprint(integration),
 		"{variable}", fmt.Sprint(variable), "{environment}", fmt.Sprint(environment), "{id}", fmt.Sprint(token),
-		"{path...}", "x", "{ref...}", "main", "{revision...}", "main", "{webhook}", fmt.Sprint(hook))}
+		"{path...}", "x", "{ref...}", "next", "{key}", fmt.Sprint(key), "{email}", "y@example.com", "{revision...}", "main", "{webhook}", fmt.Sprint(hook))}
 }
 
 // send asks a route with a token; from is the address of the client.

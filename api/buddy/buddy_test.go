@@ -58,6 +58,9 @@ func newWorldWith(t testing.TB, cfg source.Config) *world {
 	w.rooms.Hooks = r.Hooks(Payload(site+"/", w.rooms))
 	s := api.NewServer(r.Access, api.Options{})
 	s.Mount(New(site+"/", w.rooms))
+	oauth := OAuth(r.Access, s.ClientIP, s.Handler(Name))
+	s.MountRaw(OAuthPrefix, oauth)
+	s.MountRaw("/api"+OAuthPrefix, oauth)
 	w.h = s
 	return w
 }

@@ -2,6 +2,7 @@ package buddy
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"path"
@@ -248,6 +249,56 @@ func (h *handlers) listBranches(w http.ResponseWriter, r *http.Request, by acces
 
 func (h *handlers) getBranch(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	return h.getRef(w, r, by, "branches", "refs/heads/")
+}
+
+// createBranch makes a branch at a commit; without one, where the default branch
+// is.
+func (h *handlers) createBranch(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, at, err := h.project(r, by)
+	if err != nil {
+		return err
+	}
+	b, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	name, revision := "", ""
+	d := &decoder{}
+	d.member(b, "name", func(raw json.RawMessage) { name = d.str(raw) })
+	d.member(b, "commit", func(raw json.RawMessage) {
+		d.member(d.object(raw), "revision", func(raw json.RawMessage) { revision = d.str(raw) })
+	})
+	ignored(w, others(b, "name commit url html_url default"))
+	if name == "" && len(d.inv.Fields) == 0 {
+		d.inv.Add("name", "required", "is required")
+	}
+	if err := d.inv.Err(); err != nil {
+		return err
+	}
+	err = h.Sources.CreateBranch(r.Context(), by, p.ID, name, revision)
+	if errdefs.IsNotFound(err) && by.MayIn(p.Workspace, string(p.ID), access.RepositoryWrite) == nil {
+		d.inv.Add("commit.revision", "unknown", api.Text(err))
+		err = d.inv.Err()
+	}
+	if err != nil {
+		return err
+	}
+	c, err := h.Sources.Resolve(r.Context(), p.ID, name, "HEAD")
+	if err != nil {
+		return err
+	}
+	return api.JSON(w, http.StatusCreated, fromRef(at, "branches", source.Ref{Name: name}).with("commit", h.fromCommit(at, c)))
+}
+
+func (h *handlers) deleteBranch(w http.ResponseWriter, r *http.Request, by access.Actor) error {
+	p, _, err := h.project(r, by)
+	if err != nil {
+		return err
+	}
+	if err := h.Sources.DeleteBranch(r.Context(), by, p.ID, r.PathValue("ref")); err != nil {
+		return err
+	}
+	return noContent(w)
 }
 
 func (h *handlers) listTags(w http.ResponseWriter, r *http.Request, by access.Actor) error {

@@ -25,10 +25,10 @@ func accepted(pattern string) []access.Scope {
 		return nil
 	case strings.HasPrefix(path, "/user/tokens"):
 		return either(access.TokenInfo, access.TokenManage)
-	case path == "/user/keys":
+	case strings.HasPrefix(path, "/user/keys"):
 		return []access.Scope{access.UserKey}
-	case path == "/user/emails":
-		return []access.Scope{access.UserEmail}
+	case strings.HasPrefix(path, "/user/emails"):
+		return either(access.UserEmail, access.ManageEmails)
 	case strings.HasPrefix(path, "/user"):
 		return []access.Scope{access.UserInfo}
 	case inProject:

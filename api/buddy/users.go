@@ -81,27 +81,6 @@ func (h *handlers) renameUser(w http.ResponseWriter, r *http.Request, by access.
 	return api.JSON(w, http.StatusOK, h.fromUser(u))
 }
 
-// listKeys: there is no listener for SSH, so that nobody has a key.
-func (h *handlers) listKeys(w http.ResponseWriter, _ *http.Request, by access.Actor) error {
-	if err := by.Has(access.UserKey); err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", h.base + "/user/keys"}, {"html_url", h.base + "/ui/user/keys"}, {"keys", []object{}}})
-}
-
-// listEmails gives the one address that a user has or none; nobody asked it
-// whether it is right.
-func (h *handlers) listEmails(w http.ResponseWriter, _ *http.Request, by access.Actor) error {
-	if err := by.Has(access.UserEmail); err != nil {
-		return err
-	}
-	l := []object{}
-	if by.User.Email != "" {
-		l = append(l, object{{"url", h.base + "/user/emails"}, {"email", by.User.Email}, {"confirmed", false}})
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", h.base + "/user/emails"}, {"html_url", h.base + "/ui/user/emails"}, {"emails", l}})
-}
-
 // domains gives the names of the workspaces that the actor sees, by id and the
 // other way round.
 func (h *handlers) domains(r *http.Request, by access.Actor) (byID, byName map[string]string, err error) {

@@ -69,6 +69,10 @@ func (h *Handlers) Dialect() api.Dialect {
 			"GET " + Prefix + "/logs/actions/{action}":          h.actionLog,
 			"POST " + Prefix + "/server:check":                  h.check,
 
+			"GET " + Prefix + "/oauth2/applications":                  h.listApps,
+			"POST " + Prefix + "/oauth2/applications":                 h.createApp,
+			"DELETE " + Prefix + "/oauth2/applications/{application}": h.deleteApp,
+
 			"POST " + Prefix + "/workspaces/{workspace}/members/{member}/tokens": h.memberToken,
 		},
 		Open:   map[string]bool{"POST " + hooksPrefix + "/{code}": true},
