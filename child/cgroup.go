@@ -142,6 +142,33 @@ func (g cgroup) oom() bool {
 	return false
 }
 
+// used gives the peak of the memory in bytes, with what the kernel kept of files,
+// and the time of the processors in µs; 0 for what the kernel does not tell.
+func (g cgroup) used() (memory, cpu int64) {
+	if g.v2() {
+		dir := filepath.Join(g.root, g.path)
+		b, _ := os.ReadFile(filepath.Join(dir, "cpu.stat"))
+		for l := range strings.Lines(string(b)) {
+			if n, ok := strings.CutPrefix(l, "usage_usec "); ok {
+				cpu = number(n)
+			}
+		}
+		return readNumber(filepath.Join(dir, "memory.peak")), cpu // since Linux 5.19
+	}
+	return readNumber(filepath.Join(g.root, "memory", g.path, "memory.max_usage_in_bytes")),
+		readNumber(filepath.Join(g.root, "cpuacct", g.path, "cpuacct.usage")) / 1000
+}
+
+func readNumber(file string) int64 {
+	b, _ := os.ReadFile(file)
+	return number(string(b))
+}
+
+func number(text string) int64 {
+	n, _ := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	return n
+}
+
 // remove removes the directories; that, and one of runc's, is all that "runc
 // delete" does to a container whose processes are gone.
 func (g cgroup) remove() bool {

@@ -28,6 +28,8 @@ func tree(t *testing.T) (cgroup, string) {
 		"slipway-1/a-1/cgroup.kill":             "",
 		"slipway-1/a-1/cgroup.procs":            "",
 		"slipway-1/a-1/memory.events":           "low 0\nhigh 0\nmax 31\noom 1\noom_kill 1\noom_group_kill 0\n",
+		"slipway-1/a-1/memory.peak":             "91799552\n",
+		"slipway-1/a-1/cpu.stat":                "usage_usec 30855\nuser_usec 20000\nsystem_usec 10855\n",
 		"slipway-1/a-1/inner/cgroup.procs":      "",
 		"slipway-1/a-1/inner/cgroup.freeze":     "1\n",
 		"slipway-1/a-1/inner/memory.events":     "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
@@ -66,6 +68,12 @@ func TestVersion2(t *testing.T) {
 	}
 	if !g.oom() || (cgroup{root: g.root, path: "/slipway-1/b-2"}).oom() {
 		t.Error("out of memory")
+	}
+	if memory, cpu := g.used(); memory != 91799552 || cpu != 30855 {
+		t.Errorf("used %d bytes, %d µs", memory, cpu)
+	}
+	if memory, cpu := (cgroup{root: g.root, path: "/slipway-1/b-2"}).used(); memory != 0 || cpu != 0 { // an older kernel
+		t.Errorf("used %d bytes, %d µs", memory, cpu)
 	}
 	var procs []int
 	for _, d := range []string{"", "inner"} {

@@ -87,6 +87,7 @@ func (c *child) watch(pid int, t0 time.Time) {
 	c.mu.Unlock()
 	x.OOM = c.cg.oom()
 	c.cg.kill() // nothing is left where there is a pid namespace
+	x.Memory, x.CPU = c.cg.used()
 	c.finish(x)
 }
 

@@ -280,6 +280,7 @@ type BuildResult struct {
 	Image   Image
 	Steps   int
 	Cached  int    // steps answered from the cache
+	Used    Usage  // by the commands of its steps: memory of the one that needed most
 	Failure string // why there is no image: what failed, where, what to do
 	Reason  Reason // why it was ended, if it was
 }
@@ -394,10 +395,17 @@ type Exit struct {
 	Message string // why it did not start, or why its end is not known
 	Started time.Time
 	Ended   time.Time
+	Used    Usage
 	LostLog int64 // bytes of output that could not be written
 	// Output is what a run wrote to its RunSpec.Output; with MaxOutput bytes the
 	// rest is cut off. After a restart of the host it is empty.
 	Output string
+}
+
+// Usage is what containers have used until their end; 0 is not known.
+type Usage struct {
+	Memory int64 // bytes at the peak, with what the kernel kept of files for them
+	CPU    time.Duration
 }
 
 // MaxOutput bounds Exit.Output, in bytes.

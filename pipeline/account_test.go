@@ -152,6 +152,9 @@ func TestHowEachTryEnded(t *testing.T) {
 			if (try.Error == "") != (try.Reason == EndDone) {
 				t.Errorf("%+v", try)
 			}
+			if ran := try.Reason != EndNoImage; ran != (try.Memory > 0) || ran != (try.CPU > 0) {
+				t.Errorf("it has used %d bytes and %d µs: %+v", try.Memory, try.CPU, try)
+			}
 		}
 	}
 	// What was tried before a retry by hand is still told.

@@ -115,14 +115,19 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	if err != nil {
 		return Result{}, nil, fmt.Errorf("build %s: %w", spec.Name, err)
 	}
+	h.used = built.Used
+	res := Result{Status: Failed, Code: -1, Used: built.Used}
 	switch {
 	case built.Reason == engine.ReasonCancel:
-		return Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled"}, nil, nil
+		res.Status, res.Reason, res.Error = Terminated, EndCancelled, "cancelled"
+		return res, nil, nil
 	case built.Reason == engine.ReasonTimeout:
-		return Result{Status: Failed, Reason: EndTimeout, Code: -1, Error: fmt.Sprintf(
-			"ended after its timeout of %s: raise the action's timeout, or make the build faster", s.Action.timeout())}, nil, nil
+		res.Reason = EndTimeout
+		res.Error = fmt.Sprintf("ended after its timeout of %s: raise the action's timeout, or make the build faster", s.Action.timeout())
+		return res, nil, nil
 	case built.Failure != "" || built.Image.Digest == "":
-		return Result{Status: Failed, Reason: EndBuild, Code: 1, Error: built.Failure}, nil, nil
+		res.Reason, res.Code, res.Error = EndBuild, 1, built.Failure
+		return res, nil, nil
 	}
 	return h.publish(ctx, built.Image.Digest, to, way, v, log)
 }
@@ -141,7 +146,7 @@ func (h *handling) publish(ctx context.Context, digest string, to target, way *r
 	if len(to.Own) > 0 {
 		img = ownHost + "/" + img
 	}
-	return Result{Status: Successful, Reason: EndDone, Digest: digest, Image: img}, to.Own, nil
+	return Result{Status: Successful, Reason: EndDone, Used: h.used, Digest: digest, Image: img}, to.Own, nil
 }
 
 // buildSecrets reads the values of a build's secrets and has them masked.

@@ -18,7 +18,7 @@ import (
 // do runs one step to its end, or attaches to it. It gives no error: whatever
 // went wrong is a result with a message for the user.
 func (h *handling) do(ctx context.Context, i int) settled {
-	h.mask = nil
+	h.mask, h.used = nil, engine.Usage{}
 	res, tags, err := h.try(ctx, h.x.Steps[i])
 	if err != nil && !errors.Is(context.Cause(ctx), engine.ErrDetach) {
 		if err := h.end(ctx, h.x.Steps[i]); err != nil {
@@ -34,7 +34,7 @@ func (h *handling) do(ctx context.Context, i int) settled {
 	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
 		return settled{step: i, by: h}
 	case errors.Is(context.Cause(ctx), errCancelled):
-		res = Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled"}
+		res = Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled", Used: h.used}
 	default:
 		res = h.broken(ctx, i, err)
 	}
@@ -59,7 +59,7 @@ func (h *handling) end(ctx context.Context, s ActionExecution) error {
 func (h *handling) broken(ctx context.Context, i int, err error) Result {
 	s := h.x.Steps[i]
 	var fatal *fatalError
-	res := Result{Status: Failed, Reason: reasonOf(err), Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
+	res := Result{Status: Failed, Reason: reasonOf(err), Used: h.used, Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
 	h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", res.Error)
 	log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID)}
 	h.once(ctx, log, []string{res.Error})
@@ -211,6 +211,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 	if err != nil {
 		return Result{}, fmt.Errorf("run %s: %w", ref, err)
 	}
+	h.used = exit.Used
 	res := ended(exit, ref, shell, s.Action.timeout())
 	var notes []string
 	res.Outputs, notes = outputs(exit.Output, v)
@@ -241,7 +242,7 @@ func (h *handling) resolve(ctx context.Context, r image.Request, way *reach, v *
 
 // ended says what the end of a container means.
 func ended(e engine.Exit, ref string, shell bool, timeout time.Duration) Result {
-	r := Result{Status: Failed, Reason: endReason(e), Code: e.Code, Signal: e.Signal}
+	r := Result{Status: Failed, Reason: endReason(e), Code: e.Code, Signal: e.Signal, Used: e.Used}
 	switch {
 	case e.Reason == engine.ReasonCancel:
 		r.Status, r.Error = Terminated, "cancelled"

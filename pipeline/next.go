@@ -3,6 +3,8 @@ package pipeline
 import (
 	"slices"
 	"time"
+
+	"slipway/engine"
 )
 
 // Decision is what is to be done about an execution now.
@@ -137,6 +139,7 @@ type Result struct {
 	Error  string
 	Reason EndReason
 	Signal int // that ended it
+	Used   engine.Usage
 	// Final says that another try would end the same way.
 	Final bool
 	// More says that a loop has more combinations after this one.

@@ -27,6 +27,8 @@ type Ending struct {
 	Code   int       `json:"code"` // exit code, -1 if there is none
 	Signal int       `json:"signal,omitempty"`
 	Error  string    `json:"error,omitempty"`
+	Memory int64     `json:"memory,omitempty"` // bytes at the peak; 0: not known, or nothing ran
+	CPU    int64     `json:"cpu,omitempty"`    // µs; 0: not known, or nothing ran
 }
 
 // beginTry notes that the try of a step has begun whose number it has.
@@ -38,7 +40,7 @@ func beginTry(tx *db.Tx, s ActionExecution) error {
 
 // endTry notes how the try of a step has ended.
 func endTry(tx *db.Tx, s ActionExecution, r Result) error {
-	ending, err := json.Marshal(Ending{r.Reason, r.Code, r.Signal, r.Error})
+	ending, err := json.Marshal(Ending{r.Reason, r.Code, r.Signal, r.Error, r.Used.Memory, r.Used.CPU.Microseconds()})
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,8 @@ type try struct {
 	Code     any             `json:"exit_code"`
 	Signal   any             `json:"signal"`
 	Error    any             `json:"error"`
+	Memory   any             `json:"memory_peak"`
+	CPU      any             `json:"cpu_seconds"`
 }
 
 // text is a text, or null for none.
@@ -129,6 +131,12 @@ func fromTry(t pipeline.Try) try {
 	}
 	if t.Code >= 0 && !t.Finished.IsZero() {
 		out.Code = t.Code
+	}
+	if t.Memory > 0 {
+		out.Memory = t.Memory
+	}
+	if t.CPU > 0 {
+		out.CPU = (time.Duration(t.CPU) * time.Microsecond).Seconds()
 	}
 	if t.Signal > 0 {
 		out.Signal = t.Signal

@@ -43,7 +43,7 @@ func TestAccount(t *testing.T) {
 	if len(twice.Tries) != 2 || twice.Why.Reason != pipeline.WhyRun {
 		t.Fatalf("%+v", twice)
 	}
-	if l := twice.Tries[1]; l.Attempt != 2 || l.Try != 2 || l.Reason != "EXIT_CODE" || l.Code != 3.0 || l.Signal != nil || l.Status != pipeline.Failed || l.Started == nil || l.Finished == nil {
+	if l := twice.Tries[1]; l.Attempt != 2 || l.Try != 2 || l.Reason != "EXIT_CODE" || l.Code != 3.0 || l.Signal != nil || l.Memory != 1048576.0 || l.CPU != 0.001 || l.Status != pipeline.Failed || l.Started == nil || l.Finished == nil {
 		t.Errorf("%+v", l)
 	}
 	if after.Why.Reason != pipeline.WhyFailure || after.Status != pipeline.NotExecuted {

@@ -85,6 +85,9 @@ func (s *suite) builds(t *testing.T) {
 		spec.Log = filepath.Join(s.dir, id+"-again")
 		b, err := s.Engine.Build(t.Context(), id, spec)
 		s.ok(t, err)
+		if a.Used.Memory <= 0 || a.Used.CPU <= 0 || b.Used != (engine.Usage{}) {
+			t.Errorf("its commands have used %+v, and from the cache %+v", a.Used, b.Used)
+		}
 		if a.Image.Digest != b.Image.Digest || b.Steps == 0 || b.Cached != b.Steps || a.Cached == a.Steps {
 			t.Errorf("%d of %d cached, then %d of %d; %s, then %s", a.Cached, a.Steps, b.Cached, b.Steps, a.Image.Digest, b.Image.Digest)
 		}

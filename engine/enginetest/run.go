@@ -15,7 +15,7 @@ import (
 
 // same tells if two exits are the same one.
 func same(a, b engine.Exit) bool {
-	return a.Started.Equal(b.Started) && a.Ended.Equal(b.Ended) && a.Code == b.Code && a.Reason == b.Reason && a.Signal == b.Signal
+	return a.Used == b.Used && a.Started.Equal(b.Started) && a.Ended.Equal(b.Ended) && a.Code == b.Code && a.Reason == b.Reason && a.Signal == b.Signal
 }
 
 func (s *suite) runs(t *testing.T) {
@@ -26,6 +26,9 @@ func (s *suite) runs(t *testing.T) {
 		s.ok(t, err)
 		if x.Code != 3 || x.Reason != "" || x.OOM || x.Signal != 0 {
 			t.Errorf("got %+v", x)
+		}
+		if x.Used.Memory <= 0 || x.Used.CPU <= 0 || x.Used.CPU > 10*time.Second {
+			t.Errorf("it has used %+v", x.Used)
 		}
 		if x.Started.Before(before.Add(-time.Second)) || x.Ended.Before(x.Started) || x.Ended.After(time.Now()) {
 			t.Errorf("times %s %s", x.Started, x.Ended)

@@ -59,7 +59,7 @@ func (e *Engine) Build(ctx context.Context, id string, s engine.BuildSpec) (engi
 	}
 	b := &building{w: e.w, id: id, spec: s, src: src, log: log}
 	digests, err := b.platforms(ctx)
-	res := engine.BuildResult{Steps: b.steps, Cached: b.cached}
+	res := engine.BuildResult{Steps: b.steps, Cached: b.cached, Used: b.used}
 	if cause := context.Cause(ctx); cause != nil {
 		switch {
 		case errors.Is(cause, errTimeout):
@@ -150,6 +150,7 @@ type building struct {
 	src           map[string][]byte
 	log           *logWriter
 	steps, cached int
+	used          engine.Usage
 	n             int
 }
 

@@ -53,7 +53,7 @@ func TestEndsFromOutside(t *testing.T) {
 		e.Await(c.id)
 		c.end(c.id)
 		x := <-r
-		x.Started, x.Ended = time.Time{}, time.Time{}
+		x.Started, x.Ended, x.Used = time.Time{}, time.Time{}, engine.Usage{}
 		if x != c.want {
 			t.Errorf("%s: got %+v", c.id, x)
 		}

@@ -176,6 +176,8 @@ func (b *building) run(ctx context.Context, st *stage, rest string, args map[str
 	}
 	sh := &shell{w: b.w, id: b.id, env: env, dir: st.cfg.Config.WorkingDir, user: st.cfg.Config.User, fs: st.fs, out: b.log}
 	code, err := sh.exec(ctx, command(rest))
+	b.used.CPU += fakeCPU
+	b.used.Memory = fakeMemory
 	for _, s := range b.spec.Secrets {
 		delete(st.fs.layer, "/run/secrets/"+s.ID)
 	}

@@ -215,6 +215,7 @@ func exitOf(x *wire.Exit) engine.Exit {
 	out := engine.Exit{
 		Code: x.Code, Signal: x.Signal, OOM: x.OOM, Reason: engine.Reason(x.Reason), Message: x.Error,
 		Started: x.Started, Ended: x.Ended, LostLog: x.Lost,
+		Used: engine.Usage{Memory: x.Memory, CPU: time.Duration(x.CPU) * time.Microsecond},
 	}
 	switch out.Reason {
 	case engine.ReasonNone, engine.ReasonCancel, engine.ReasonTimeout, engine.ReasonStop, engine.ReasonHost, engine.ReasonLost:

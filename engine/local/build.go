@@ -139,6 +139,7 @@ func (e *Engine) buildAlone(ctx context.Context, id string, spec engine.BuildSpe
 	b := &building{e: e, id: id, spec: spec, log: log, limits: e.stepLimits(spec.Limits)}
 	err = b.do(ctx)
 	res.Steps, res.Cached = log.counted()
+	res.Used = log.usage()
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		return b.ended(res, cause)
 	}

@@ -344,3 +344,23 @@ func TestBaseImages(t *testing.T) {
 		t.Errorf("another tag of a registry that is down: %+v", res)
 	}
 }
+
+// TestBuildUsage: what the commands of a build needed is told, and their groups
+// are gone.
+func TestBuildUsage(t *testing.T) {
+	b := open(t)
+	id, spec := b.recipe("FROM shell\nRUN head -c 100000000 /dev/zero | tail -c 90000000 | wc -c\nRUN true\n", nil)
+	res := b.made(id, spec)
+	if res.Used.Memory < 90_000_000 || res.Used.CPU <= 0 || res.Used.CPU > time.Minute {
+		t.Errorf("%+v", res.Used)
+	}
+	if left := b.cgroups.children(b.workCgroup()); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	bad := b.id("build")
+	spec.Source = b.source(map[string]string{"Dockerfile": "FROM shell\nRUN head -c 50000000 /dev/zero | tail -c 40000000 >/dev/null; exit 3\n"})
+	failed, err := b.Build(t.Context(), bad, spec)
+	if err != nil || failed.Failure == "" || failed.Used.Memory < 40_000_000 {
+		t.Errorf("one that fails: %+v %v", failed, err)
+	}
+}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"slipway/engine"
 )
 
 // cgroups is the tree of control groups of a host, of version 1, 2 or both
@@ -272,11 +274,46 @@ func (c cgroups) remove(path string) {
 	}
 }
 
+// controllers gives the directories of a group by the controllers that they are
+// of; in version 2 the only one has the name "".
+func (c cgroups) controllers(path string) map[string]string {
+	dirs := map[string]string{}
+	for _, d := range c.dirs(path) {
+		if c.unified {
+			dirs[""] = d
+			continue
+		}
+		rel, _ := filepath.Rel(c.root, d)
+		first, _, _ := strings.Cut(rel, "/")
+		for name := range strings.SplitSeq(first, ",") {
+			dirs[name] = d
+		}
+	}
+	return dirs
+}
+
 // usage is what a group uses.
 type usage struct {
 	memory, limit, pids int64
 	cpu                 time.Duration
 	oomKills            int64
+}
+
+// used is what a group has used by now, with those below it.
+func (c cgroups) used(path string) (u engine.Usage) {
+	dirs := c.controllers(path)
+	if d := dirs[""]; c.unified && d != "" {
+		u.Memory = readNumber(d, "memory.peak") // since Linux 5.19
+		u.CPU = time.Duration(readField(d, "cpu.stat", "usage_usec")) * time.Microsecond
+		return u
+	}
+	if d := dirs["memory"]; d != "" {
+		u.Memory = readNumber(d, "memory.max_usage_in_bytes")
+	}
+	if d := dirs["cpuacct"]; d != "" {
+		u.CPU = time.Duration(readNumber(d, "cpuacct.usage"))
+	}
+	return u
 }
 
 // errNoCgroup says that a group is not there (any more).
@@ -285,17 +322,7 @@ var errNoCgroup = errors.New("there is no such cgroup")
 // usage reads what a group uses now. Memory is without the page cache that can
 // be dropped at once, as docker stats counts it.
 func (c cgroups) usage(path string) (u usage, err error) {
-	dirs := map[string]string{} // controller -> directory
-	for _, d := range c.dirs(path) {
-		rel, _ := filepath.Rel(c.root, d)
-		first, _, _ := strings.Cut(rel, "/")
-		for name := range strings.SplitSeq(first, ",") {
-			dirs[name] = d
-		}
-		if c.unified {
-			dirs[""] = d
-		}
-	}
+	dirs := c.controllers(path)
 	if len(dirs) == 0 {
 		return u, errNoCgroup
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"slipway/engine"
 )
 
 // recorded is a copy of the tree of a host with version 2.
@@ -64,6 +66,16 @@ func TestCgroupVersion2(t *testing.T) {
 	}
 	if u, _ := c.usage("/slipway-00000001/serve/i-two"); u.limit != 0 {
 		t.Errorf("%+v", u)
+	}
+	one := filepath.Join(c.root, work, "r-one")
+	if err := os.WriteFile(filepath.Join(one, "memory.peak"), []byte("91799552\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.used(work + "/r-one"); got != (engine.Usage{Memory: 91799552, CPU: 2500 * time.Millisecond}) {
+		t.Errorf("used %+v", got)
+	}
+	if got := c.used("/no-such"); got != (engine.Usage{}) {
+		t.Errorf("what is not there has used %+v", got)
 	}
 	if _, err := c.usage("/no-such"); err == nil {
 		t.Error("no error")

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
 
+	"slipway/engine"
 	"slipway/logs/segment"
 )
 
@@ -28,7 +29,8 @@ type buildLog struct {
 	mask  *segment.Masker
 	steps map[digest.Digest]*logged
 	order []*logged
-	said  *logged // whose output came last
+	said  *logged                 // whose output came last
+	used  map[string]engine.Usage // by step
 }
 
 // logged is a step as far as it was told of.
@@ -49,7 +51,7 @@ type pending struct {
 }
 
 func openBuildLog(dir string, limit int64, secrets [][]byte) (*buildLog, error) {
-	l := &buildLog{secrets: secrets, steps: map[digest.Digest]*logged{}, mask: segment.NewMasker(secrets)}
+	l := &buildLog{secrets: secrets, steps: map[digest.Digest]*logged{}, used: map[string]engine.Usage{}, mask: segment.NewMasker(secrets)}
 	if dir == "" {
 		return l, nil
 	}
@@ -97,6 +99,11 @@ func (l *buildLog) follow(reports <-chan *client.SolveStatus) {
 		l.mu.Lock()
 		for _, v := range r.Vertexes {
 			l.vertex(v)
+		}
+		for _, s := range r.Statuses {
+			if s.Name == usedWord {
+				l.used[s.ID] = engine.Usage{Memory: s.Total, CPU: time.Duration(s.Current) * time.Microsecond}
+			}
 		}
 		for _, o := range r.Logs {
 			l.output(o)
@@ -253,6 +260,17 @@ func (l *buildLog) counted() (steps, cached int) {
 		}
 	}
 	return steps, cached
+}
+
+// usage is what the commands of the steps have used.
+func (l *buildLog) usage() (sum engine.Usage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, u := range l.used {
+		sum.CPU += u.CPU
+		sum.Memory = max(sum.Memory, u.Memory)
+	}
+	return sum
 }
 
 // step says which step a vertex is: "#3 [2/4] RUN make".

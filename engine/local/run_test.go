@@ -83,6 +83,28 @@ func TestRunLimits(t *testing.T) {
 	}
 }
 
+// TestRunUsage: what a run needed is told, its memory at the peak and what all of
+// its processes have computed.
+func TestRunUsage(t *testing.T) {
+	b := open(t)
+	idle, _ := b.do("true")
+	if idle.Used.Memory <= 0 || idle.Used.Memory > 64<<20 || idle.Used.CPU <= 0 || idle.Used.CPU > 2*time.Second {
+		t.Errorf("nothing is done with %+v", idle.Used)
+	}
+	id, spec := b.sh("head -c 100000000 /dev/zero | tail -c 90000000 | wc -c; (i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done) & wait")
+	busy, err := b.Run(t.Context(), id, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if busy.Used.Memory < 90_000_000 || busy.Used.CPU < idle.Used.CPU+50*time.Millisecond {
+		t.Errorf("90 MB and a loop are %+v, nothing is %+v", busy.Used, idle.Used)
+	}
+	b.restart()
+	if again, err := b.Run(t.Context(), id, spec); err != nil || again.Used != busy.Used {
+		t.Errorf("after a restart %+v, before %+v: %v", again.Used, busy.Used, err)
+	}
+}
+
 // traces counts what this engine has on the host.
 func (b *bench) traces() string {
 	b.t.Helper()

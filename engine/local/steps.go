@@ -13,6 +13,7 @@ import (
 	"github.com/moby/buildkit/executor/runcexecutor"
 	"github.com/moby/buildkit/solver/pb"
 	bknet "github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/util/progress"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"slipway/engine"
@@ -22,6 +23,8 @@ import (
 // cgroup and with limits.
 type steps struct {
 	executor.Executor
+	cgroups cgroups
+	parent  string // cgroup of what ends
 	mu      sync.Mutex
 	running map[*step]bool
 }
@@ -60,7 +63,7 @@ func (e *Engine) openSteps() (*steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &steps{Executor: x, running: map[*step]bool{}}, nil
+	return &steps{Executor: x, cgroups: e.cgroups, parent: e.workCgroup(), running: map[*step]bool{}}, nil
 }
 
 // stepLimits puts the limits of a step into LLB. BuildKit's own field has no place
@@ -101,7 +104,25 @@ func (s *steps) Run(ctx context.Context, id string, root executor.Mount, mounts 
 		s.mu.Unlock()
 		close(one.done)
 	}()
-	return s.Executor.Run(context.WithValue(ctx, pidsKey{}, pids), id, root, mounts, p, started)
+	// Its own cgroup goes with its end; the one around it is there to be read.
+	name := "step-" + newID() // BuildKit mostly leaves id to its executor
+	group := s.parent + "/" + name
+	p.Meta.CgroupParent = group
+	rec, err := s.Executor.Run(context.WithValue(ctx, pidsKey{}, pids), id, root, mounts, p, started)
+	tell(ctx, name, s.cgroups.used(group))
+	s.cgroups.remove(group)
+	return rec, err
+}
+
+// usedWord is the name of a report of what a step has used: µs of so many bytes.
+const usedWord = "slipway used"
+
+// tell puts what a step has used among the reports of the builds that it is of.
+func tell(ctx context.Context, name string, u engine.Usage) {
+	if w, ok, _ := progress.NewFromContext(ctx); ok {
+		_ = w.Write(name, progress.Status{Action: usedWord, Current: int(u.CPU.Microseconds()), Total: int(u.Memory)})
+		_ = w.Close()
+	}
 }
 
 // settled waits until no step that was cancelled runs any more.

@@ -134,6 +134,8 @@ type Exit struct {
 	Error   string    `json:"error,omitempty"`  // it did not start, or its end is not known
 	Started time.Time `json:"started,omitzero"`
 	Ended   time.Time `json:"ended"`
+	Memory  int64     `json:"memory,omitempty"`   // bytes at the peak; 0: not known
+	CPU     int64     `json:"cpu,omitempty"`      // µs that its processes have used; 0: not known
 	Lines   int64     `json:"lines"`              // whole lines in the log at the end
 	Lost    int64     `json:"lost,omitempty"`     // bytes that could not be written; those over LogMax do not count
 	LogFail string    `json:"log_fail,omitempty"` // the log could not be made durable
