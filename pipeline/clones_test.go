@@ -64,10 +64,12 @@ func TestConcurrentRuns(t *testing.T) {
 	if got := w.files(p); got != "runs=first tracked=1" {
 		t.Fatalf("after the first: %s", got)
 	}
-	a, b, c := run("a", "true"), run("b", "true"), run("c", "false")
-	for _, x := range []Execution{a, b, c} {
-		w.eng.Await(engineID(x, 0, 1))
+	begun := func(comment, end string) Execution {
+		x := run(comment, end)
+		w.blocked(x)
+		return x
 	}
+	a, b, c := begun("a", "true"), begun("b", "true"), begun("c", "false")
 	seen := func(x Execution, want string) {
 		t.Helper()
 		if l := w.lines(x, 1); !slices.Equal(l[len(l)-2:], []string{"first", want}) {

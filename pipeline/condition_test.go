@@ -167,6 +167,38 @@ func TestOnChange(t *testing.T) {
 	run("SUCCESSFUL SUCCESSFUL SUCCESSFUL SUCCESSFUL SUCCESSFUL")
 }
 
+// TestChangesetBase: which successful run conditions, and what the default
+// variables tell of changes, compare with.
+func TestChangesetBase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	w.commit("one", "1")
+	for base, want := range map[string]struct{ status, changed string }{
+		"":                        {"SUCCESSFUL SUCCESSFUL SUCCESSFUL", "two"},
+		"LATEST_RUN":              {"SUCCESSFUL SUCCESSFUL SKIPPED", "two"},
+		"LATEST_RUN_MATCHING_REF": {"SUCCESSFUL SUCCESSFUL SUCCESSFUL", ""},
+		"PULL_REQUEST":            {"SUCCESSFUL SUCCESSFUL SUCCESSFUL", ""},
+	} {
+		p := w.pipeline(Pipeline{Name: "base " + base, GitChangesetBase: base}, sh("echo added $BUDDY_RUN_CHANGELOG_ADDED"),
+			when(sh("true"), Condition{Kind: onChangeAt, Paths: []string{"one"}}))
+		w.wait(w.start(p, Start{}))
+		branch := "other" + base
+		_, err := w.sources.Write(t.Context(), w.admin, w.pr.ID, branch, "two", []byte("2"), "on another branch")
+		w.must(err)
+		x := w.wait(w.start(p, Start{Branch: branch}))
+		var got []string
+		for _, s := range x.Steps {
+			got = append(got, string(s.Status))
+		}
+		if got := string(x.Status) + " " + strings.Join(got, " "); got != want.status {
+			t.Errorf("%q: %s, want %s", base, got, want.status)
+		}
+		if l := w.lines(x, 0); strings.TrimSpace(l[len(l)-1]) != strings.TrimSpace("added "+want.changed) {
+			t.Errorf("%q: %q, want %q", base, l, want.changed)
+		}
+	}
+}
+
 func TestConditionsOfActions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{Limits: Limits{Runs: 1}})

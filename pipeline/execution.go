@@ -31,7 +31,8 @@ type Start struct {
 	Variables   []Variable
 	Only        []ActionID // the others are SKIPPED; none: all
 	Mode        string     // "" is Manual
-	Delay       time.Time  `json:",omitzero"` // not before
+	Delay       time.Time  `json:",omitzero"`  // not before
+	Environment string     `json:",omitempty"` // whose variables hold, by id or identifier; kept as its id
 
 	// Key says that who asks may ask again: another start of the pipeline with it,
 	// by the same token and within a day, is this one.
@@ -65,6 +66,7 @@ type Execution struct {
 	Priority    Priority
 	Variables   []Variable // secret values are secret.Encrypted
 	Only        []ActionID
+	Environment string // UUID, or ""
 
 	CancelledBy int64
 	Cancelled   time.Time

@@ -116,14 +116,15 @@ type difference struct {
 }
 
 // difference compares the commit with the one that the execution was started from,
-// or else with that of the last successful execution of the same branch or tag.
+// or else with that of the last successful execution, of the same branch or tag
+// unless the pipeline's git_changeset_base says LATEST_RUN.
 func (h *handling) difference(ctx context.Context) (c difference, err error) {
 	x := h.x
 	switch {
 	case x.From != nil:
 		c.base = x.From.Revision
 	case !x.Refresh:
-		if c.base, err = h.p.lastSuccess(ctx, x); err != nil {
+		if c.base, err = h.p.lastSuccess(ctx, x, x.Frozen.GitChangesetBase != latestRun); err != nil {
 			return c, fmt.Errorf("find the last successful execution: %w", err)
 		}
 	}
@@ -135,13 +136,21 @@ func (h *handling) difference(ctx context.Context) (c difference, err error) {
 	return c, err
 }
 
+// What git_changeset_base compares with. Without one conditions compare with the
+// last successful execution of the same branch or tag, and what is told of changes
+// with that of any.
+const (
+	latestRun   = "LATEST_RUN"
+	matchingRef = "LATEST_RUN_MATCHING_REF"
+)
+
 // lastSuccess is the commit of the last successful execution before one, of the
-// same branch or tag; "" if there is none.
-func (p *Pipelines) lastSuccess(ctx context.Context, x Execution) (revision string, err error) {
+// same branch or tag if sameRef; "" if there is none.
+func (p *Pipelines) lastSuccess(ctx context.Context, x Execution, sameRef bool) (revision string, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
 		return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND status = 'SUCCESSFUL' AND number < ? AND revision <> ''
-			AND branch = ? AND coalesce(json_extract(input, '$.Start.Tag'), '') = ?
-			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number, x.Branch, x.Tag).Scan(&revision)
+			AND (? OR branch = ? AND coalesce(json_extract(input, '$.Start.Tag'), '') = ?)
+			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number, !sameRef, x.Branch, x.Tag).Scan(&revision)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil

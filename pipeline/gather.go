@@ -2,8 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -20,6 +18,9 @@ import (
 func (h *handling) values(ctx context.Context, s ActionExecution) (*values, error) {
 	x, v := h.x, newValues()
 	v.fixed = h.fixed
+	if err := h.environment(ctx); err != nil {
+		return nil, err
+	}
 	a, err := h.about(ctx, s)
 	if err != nil {
 		return nil, err
@@ -28,7 +29,7 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 		v.set(d[0], d[1], false)
 	}
 	stored, err := h.p.secrets.Effective(ctx, secret.Scope{
-		Workspace: x.Workspace, Project: x.Project, Pipeline: int64(x.Pipeline), Action: int64(s.Action.ID),
+		Workspace: x.Workspace, Project: x.Project, Environment: x.Environment, Pipeline: int64(x.Pipeline), Action: int64(s.Action.ID),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the variables: %w", err)
@@ -74,6 +75,23 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 		return nil, err
 	}
 	return v, inline(ofAction, tierInline, "actions", s.Action.ID.row(), int64(s.Action.ID))
+}
+
+// environment finds out whether the environment is still there that the execution
+// names.
+func (h *handling) environment(ctx context.Context) error {
+	x := h.x
+	if x.Environment == "" {
+		return nil
+	}
+	err := h.p.db.Read(ctx, func(tx *db.Tx) error {
+		_, err := secret.EnvironmentFor(tx, x.Workspace, x.Project, x.Environment)
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return fatal("the environment that the execution was started with is gone, and its variables with it")
+	}
+	return err
 }
 
 // shown calls give with variables whose hidden values it has opened; they are
@@ -138,8 +156,8 @@ func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) 
 }
 
 // changes are those since the commit that the start names, or else the one of
-// the last successful run before; what has none, or lost it by a force-push, has
-// none.
+// the last successful run before, of the same branch or tag if the pipeline's
+// git_changeset_base says so; what has none, or lost it by a force-push, has none.
 func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
 	x, from := h.x, ""
 	if x.Commit == nil {
@@ -148,14 +166,8 @@ func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
 	if x.From != nil {
 		from = x.From.Revision
 	} else {
-		err := h.p.db.Read(ctx, func(tx *db.Tx) error {
-			return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND number < ? AND status = 'SUCCESSFUL' AND revision <> ''
-				ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number).Scan(&from)
-		})
-		if errors.Is(err, sql.ErrNoRows) {
-			return source.Changelog{}, nil
-		}
-		if err != nil {
+		var err error
+		if from, err = h.p.lastSuccess(ctx, x, x.Frozen.GitChangesetBase == matchingRef || x.Frozen.GitChangesetBase == "PULL_REQUEST"); err != nil || from == "" {
 			return source.Changelog{}, err
 		}
 	}

@@ -59,12 +59,13 @@ const maxRuns = 100
 
 // rounds are the executions that one start of a pipeline makes: one, or one for
 // each combination of the values of the variables of its loop, with these in the
-// place of that start's own. given are the variables of the start.
-func (p *Pipelines) rounds(tx *db.Tx, pl Pipeline, given []Variable) (l [][]Variable, err error) {
+// place of that start's own.
+func (p *Pipelines) rounds(tx *db.Tx, pl Pipeline, in Start) (l [][]Variable, err error) {
+	given := in.Variables
 	if len(pl.Loop) == 0 {
 		return [][]Variable{given}, nil
 	}
-	v, err := p.atStart(tx, pl, given)
+	v, err := p.atStart(tx, pl, in)
 	if err != nil {
 		return nil, err
 	}
@@ -91,9 +92,9 @@ func (p *Pipelines) rounds(tx *db.Tx, pl Pipeline, given []Variable) (l [][]Vari
 }
 
 // atStart are the variables that are known before any action runs.
-func (p *Pipelines) atStart(tx *db.Tx, pl Pipeline, given []Variable) (*values, error) {
+func (p *Pipelines) atStart(tx *db.Tx, pl Pipeline, in Start) (*values, error) {
 	v := newValues()
-	stored, err := p.secrets.EffectiveIn(tx, secret.Scope{Workspace: pl.Workspace, Project: pl.Project, Pipeline: int64(pl.ID)})
+	stored, err := p.secrets.EffectiveIn(tx, secret.Scope{Workspace: pl.Workspace, Project: pl.Project, Environment: in.Environment, Pipeline: int64(pl.ID)})
 	if err != nil {
 		return nil, fmt.Errorf("read the variables: %w", err)
 	}
@@ -110,7 +111,7 @@ func (p *Pipelines) atStart(tx *db.Tx, pl Pipeline, given []Variable) (*values, 
 		}
 		v.inline(w, tierPipeline)
 	}
-	for _, w := range given {
+	for _, w := range in.Variables {
 		v.inline(w, tierRun)
 	}
 	return v, nil

@@ -179,7 +179,7 @@ func scanExecution(row scanner) (Execution, error) {
 	x.Branch, x.Tag, x.PullRequest = in.Start.Branch, in.Start.Tag, in.Start.PullRequest
 	x.Commit, x.From, x.Comment = in.Commit.commit(), in.From.commit(), in.Start.Comment
 	x.Refresh, x.ClearCache = in.Start.Refresh, in.Start.ClearCache
-	x.Variables, x.Only = in.Start.Variables, in.Start.Only
+	x.Variables, x.Only, x.Environment = in.Start.Variables, in.Start.Only, in.Start.Environment
 	x.Frozen = fr.Pipeline
 	x.Project, x.Workspace = fr.Pipeline.Project, fr.Pipeline.Workspace
 	x.Steps = make([]ActionExecution, len(fr.Actions))

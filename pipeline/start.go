@@ -19,6 +19,7 @@ import (
 	"slipway/db"
 	"slipway/event"
 	"slipway/project"
+	"slipway/secret"
 	"slipway/source"
 )
 
@@ -146,10 +147,20 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 			inv.Add("actions_to_run", "unknown", fmt.Sprintf("there is no action %d in this pipeline", o))
 		}
 	}
+	if in.Environment != "" {
+		e, err := secret.EnvironmentFor(tx, pl.Workspace, pl.Project, in.Environment)
+		switch {
+		case errdefs.IsNotFound(err):
+			inv.Add("environment", "unknown", fmt.Sprintf("there is no environment %q in the project or the workspace", in.Environment))
+		case err != nil:
+			return x, err
+		}
+		in.Environment = e.ID
+	}
 	if err := inv.Err(); err != nil {
 		return x, err
 	}
-	rounds, err := p.rounds(tx, pl, in.Variables)
+	rounds, err := p.rounds(tx, pl, in)
 	refused := ""
 	var never *fatalError
 	if errors.As(err, &never) {
@@ -181,7 +192,7 @@ func (p *Pipelines) startOne(tx *db.Tx, user int64, pl Pipeline, actions []Actio
 	x := Execution{
 		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
-		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Frozen: pl,
+		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Environment: in.Environment, Frozen: pl,
 	}
 	if in.Delay.After(tx.Now) {
 		x.Delayed = in.Delay.UTC().Truncate(time.Microsecond)

@@ -109,6 +109,9 @@ func pipelineNotes(p Pipeline) []string {
 	if p.FetchAllRefs && p.CloneDepth > 0 {
 		l = append(l, "clone_depth has no effect with fetch_all_refs")
 	}
+	if p.GitChangesetBase == "PULL_REQUEST" {
+		l = append(l, "git_changeset_base PULL_REQUEST is as LATEST_RUN_MATCHING_REF: this version starts no runs of pull requests")
+	}
 	for _, e := range p.Events {
 		switch e.Type {
 		case EventPullRequest, EventEmail:

@@ -143,6 +143,21 @@ func loadEnvironment(tx *db.Tx, workspace, id string) (Environment, error) {
 	return l[0], nil
 }
 
+// EnvironmentFor finds the environment that a run in a project names by its id or
+// identifier: one of the project, or else of the workspace itself. Whether who
+// asks may run there is for the caller to know.
+func EnvironmentFor(tx *db.Tx, workspace string, in project.ID, name string) (Environment, error) {
+	l, err := environments(tx, `WHERE workspace = ? AND (project IS NULL OR project = ?) AND (id = ? OR identifier = ?)
+		ORDER BY id = ? DESC, project IS NULL LIMIT 1`, workspace, string(in), name, name, name)
+	if err == nil && len(l) == 0 {
+		err = fmt.Errorf("environment %s: %w", name, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return Environment{}, err
+	}
+	return l[0], nil
+}
+
 func environments(tx *db.Tx, where string, args ...any) (list []Environment, err error) {
 	rows, err := tx.Query(`SELECT id, workspace, COALESCE(project, ''), identifier, name, created FROM environments `+where, args...)
 	if err != nil {

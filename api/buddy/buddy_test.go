@@ -265,8 +265,8 @@ func TestBadInput(t *testing.T) {
 		},
 		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier: is taken"},
 		{
-			"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"tomorrow","environment":"x"}`,
-			400, "to_revision: must be an object|branch.name: must be a string|actions_to_run.0: must be an integer|delay_until: must be a time|environment: is not supported",
+			"POST", p + "/executions", `{"to_revision":"HEAD","branch":{"name":1},"actions_to_run":["a"],"delay_until":"tomorrow","environment":7}`,
+			400, "to_revision: must be an object|branch.name: must be a string|actions_to_run.0: must be an integer|delay_until: must be a time|environment: must be an object",
 		},
 		{"POST", p + "/executions", `{"branch":{"name":"main"}}`, 400, "no commit yet"},
 		{"PATCH", x, `{}`, 400, "operation: is required"},

@@ -1,6 +1,7 @@
 package buddy
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -132,7 +133,13 @@ func (h *handlers) wholeExecution(r *http.Request, at place, p *pipe, x *pipelin
 	for _, s := range x.Steps {
 		steps = append(steps, fromStep(at, x, s))
 	}
+	var environment any
+	if x.Environment != "" {
+		of := place{base: at.base, workspace: at.workspace}
+		environment = object{{"url", of.url("/environments/%s", x.Environment)}, {"id", x.Environment}}
+	}
 	return append(o,
+		member{"environment", environment},
 		member{"pipeline", shortPipeline(at, p)},
 		member{"variables", fromVariables(x.Variables)},
 		member{"action_executions", steps}), nil
@@ -232,6 +239,16 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 			in.Only = append(in.Only, pipeline.ActionID(id))
 		}
 	})
+	d.member(b, "environment", func(raw json.RawMessage) {
+		if bytes.HasPrefix(raw, []byte(`"`)) {
+			in.Environment = d.str(raw)
+			return
+		}
+		e := d.object(raw)
+		for _, name := range []string{"identifier", "id"} { // the id says more
+			d.member(e, name, func(raw json.RawMessage) { in.Environment = or(d.str(raw), in.Environment) })
+		}
+	})
 	d.member(b, "delay_until", func(raw json.RawMessage) {
 		if text := d.str(raw); text != "" {
 			var err error
@@ -240,7 +257,7 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 			}
 		}
 	})
-	for _, name := range []string{"pull_request", "environment", "package_version"} {
+	for _, name := range []string{"pull_request", "package_version"} {
 		if raw, ok := b[name]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
 			d.inv.Add(name, "unsupported", "is not supported by this version")
 		}

@@ -111,7 +111,7 @@ func definitionFields() []field[pipe] {
 		mirrored("remote_ref", "remote_branch"),
 		restField[pipe]("remote_parameters", aList, []string{}),
 		wordField("git_changeset_base", "", func(p *pipe) string { return p.GitChangesetBase },
-			func(p *pipe, s string) { p.GitChangesetBase = s }).as(noEffect, "conditions compare with the last successful run of the same branch or tag").
+			func(p *pipe, s string) { p.GitChangesetBase = s }).as(partly, "LATEST_RUN: conditions and what the default variables tell of changes compare with the last successful run; LATEST_RUN_MATCHING_REF: with that of the same branch or tag; not given, conditions with the latter and the variables with the former; PULL_REQUEST is as LATEST_RUN_MATCHING_REF, and each run's log says so").
 			answered(func(p *pipe) any { return or(p.GitChangesetBase, local("LATEST_RUN")(p).(string)) }),
 		wordField("filesystem_changeset_base", "", func(p *pipe) string { return p.FilesChangesetBase },
 			func(p *pipe, s string) { p.FilesChangesetBase = s }).as(noEffect, "belongs to conditions").

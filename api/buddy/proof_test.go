@@ -117,7 +117,7 @@ func pipelineProofs() map[string]string {
 		"remote_branch":                 kept,
 		"remote_ref":                    kept,
 		"remote_parameters":             kept,
-		"git_changeset_base":            kept,
+		"git_changeset_base":            "pipeline.TestChangesetBase",
 		"filesystem_changeset_base":     kept,
 		"cpu":                           refused,
 		"worker":                        refused,
