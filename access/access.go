@@ -178,6 +178,33 @@ func (a *Access) forget() {
 	}
 }
 
+// actor is who asks with a token.
+func actor(tx *db.Tx, t Token) (a Actor, err error) {
+	a.Token = t
+	if a.User, err = LoadUser(tx, t.User); err != nil {
+		return a, err
+	}
+	if a.roles, err = roles(tx, t.User); err != nil {
+		return a, err
+	}
+	if a.grants, err = grants(tx, t.User); err != nil {
+		return a, err
+	}
+	a.groups, err = groupsOf(tx, t.User)
+	return a, err
+}
+
+// As is a user as an actor, who may do what the user may now as far as some
+// scopes let it: for what the server does by an earlier wish of that user, and
+// only if the user still could. A user who is gone may do nothing.
+func As(tx *db.Tx, user int64, scopes ...Scope) (Actor, error) {
+	a, err := actor(tx, Token{User: user, Scopes: scopes})
+	if errdefs.IsNotFound(err) {
+		return Actor{}, nil
+	}
+	return a, err
+}
+
 func (a *Access) load(ctx context.Context, hash [sha256.Size]byte) (*known, error) {
 	k := &known{used: new(atomic.Int64)}
 	err := a.db.Read(ctx, func(tx *db.Tx) (err error) {
@@ -187,17 +214,7 @@ func (a *Access) load(ctx context.Context, hash [sha256.Size]byte) (*known, erro
 		} else if err != nil {
 			return err
 		}
-		k.actor.Token = t
-		if k.actor.User, err = LoadUser(tx, t.User); err != nil {
-			return err
-		}
-		if k.actor.roles, err = roles(tx, t.User); err != nil {
-			return err
-		}
-		if k.actor.grants, err = grants(tx, t.User); err != nil {
-			return err
-		}
-		k.actor.groups, err = groupsOf(tx, t.User)
+		k.actor, err = actor(tx, t)
 		return err
 	})
 	if err != nil {

@@ -31,6 +31,7 @@ var steps = map[string]string{
 	"017_pipeline.sql": "ad958fb038720f8c853c24f9ebe2bdaf97f1334d018db3d86b05c31a793c1557",
 	"018_pipeline.sql": "ca638f00836f52b60ddeaf1ef16469fd7f9ef2aee4086dd395961247a83010d8",
 	"019_access.sql":   "2c463d789118acc7a186a0f8593e00499888f743ef3c814e0b1e4eb539ccca13",
+	"020_pipeline.sql": "e692bf20e0ec0290c31c40f736ff3f2f60b046116c41466e391443192cd2bcc7",
 	"012_secret.sql":   "0bde0fb77ee4dbd3674acb4e50adece48863b8189986288b2e38d4a0349fd74b",
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -48,11 +49,16 @@ func (s *lane) story(name string) *story {
 }
 
 // tell goes through the scenario. Two things happen at once: a push is built
-// and run by two actions beside each other, and a service is hosted, changed,
+// and run by two actions beside each other, as a file in it says, and a service is hosted, changed,
 // and gives way to another.
 func (y *story) tell(ctx context.Context) error {
 	dockerfile := "FROM slipway.local/default/steady:latest\nCOPY name /name\nRUN [\"/probe\", \"lines\", \"10\", \"10ms\"]\n"
-	if err := y.commit(ctx, map[string]string{"Dockerfile": dockerfile, "name": y.name}); err != nil {
+	file, err := json.Marshal([]any{map[string]any{"pipeline": "work", "actions": y.actions}}) // which is YAML, too
+	if err != nil {
+		return err
+	}
+	y.inFile = true
+	if err := y.commit(ctx, map[string]string{"Dockerfile": dockerfile, "name": y.name, "buddy.yml": string(file)}); err != nil {
 		return err
 	}
 	if err := y.makeProject(ctx); err != nil {
@@ -65,7 +71,7 @@ func (y *story) tell(ctx context.Context) error {
 		return err
 	}
 	// Nothing was started twice, however often it was asked for.
-	err := keep(ctx, "executions", time.Minute, func(ctx context.Context) error {
+	err = keep(ctx, "executions", time.Minute, func(ctx context.Context) error {
 		l, err := y.executions(ctx)
 		if err == nil && len(l) != 1 {
 			err = wrong("one push made executions %v", l)

@@ -58,6 +58,8 @@ type job struct {
 	actions  []map[string]any
 	// concurrent says that each run of the pipeline has files of its own.
 	concurrent bool
+	// inFile says that the actions are in a file of the repository.
+	inFile bool
 }
 
 func (s *server) job(name string, actions ...map[string]any) *job {
@@ -115,12 +117,17 @@ func (j *job) makePipeline(ctx context.Context) error {
 		}
 		if len(l.Pipelines) == 0 {
 			body := map[string]any{"name": "Work", "events": []any{map[string]any{"type": "PUSH", "refs": []string{"refs/heads/main"}}}, "concurrent_pipeline_runs": j.concurrent}
+			if j.inFile {
+				body["git_config_ref"] = "DYNAMIC"
+			}
 			if err := j.s.Do(ctx, "POST", j.path()+"/pipelines", body, nil); err != nil {
 				return err
 			}
 			return errYet // look for its id
 		}
-		j.pipeline = l.Pipelines[0].ID
+		if j.pipeline = l.Pipelines[0].ID; j.inFile {
+			return nil
+		}
 		var have struct{ Actions []struct{ Name string } }
 		if err := j.s.Do(ctx, "GET", j.pipelinePath()+"/actions", nil, &have); err != nil {
 			return err

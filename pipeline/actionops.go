@@ -20,6 +20,9 @@ func (p *Pipelines) CreateAction(ctx context.Context, by access.Actor, id ID, a 
 	if err != nil {
 		return Action{}, err
 	}
+	if err := pl.elsewhere(); err != nil {
+		return Action{}, err
+	}
 	var made Action
 	err = p.db.Write(ctx, func(tx *db.Tx) (err error) {
 		if made, err = p.createActionIn(tx, id, a, after); err != nil {
@@ -108,6 +111,9 @@ func (p *Pipelines) UpdateAction(ctx context.Context, by access.Actor, id ID, ac
 	if err != nil {
 		return Action{}, err
 	}
+	if err := pl.elsewhere(); err != nil {
+		return Action{}, err
+	}
 	var n Action
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		if err := mayChange(tx, by, pl, action); err != nil {
@@ -184,6 +190,9 @@ func (p *Pipelines) updateActionIn(tx *db.Tx, id ID, action ActionID, change fun
 func (p *Pipelines) DeleteAction(ctx context.Context, by access.Actor, id ID, action ActionID) error {
 	pl, err := p.get(ctx, by, id, access.ExecutionManage)
 	if err != nil {
+		return err
+	}
+	if err := pl.elsewhere(); err != nil {
 		return err
 	}
 	err = p.db.Write(ctx, func(tx *db.Tx) error {

@@ -97,7 +97,7 @@ func (b *Batch) Update(id ID, change func(*Pipeline) error) error {
 // UpdateAction changes the first action of a pipeline for which is holds, as
 // Pipelines.UpdateAction does; found is false if there is none.
 func (b *Batch) UpdateAction(id ID, is func(Action) bool, change func(*Action) error) (found bool, err error) {
-	if _, err := b.own(id); err != nil {
+	if err := b.ownActions(id); err != nil {
 		return false, err
 	}
 	l, err := loadActions(b.tx, id)
@@ -113,7 +113,7 @@ func (b *Batch) UpdateAction(id ID, is func(Action) bool, change func(*Action) e
 
 // CreateAction adds actions at the end of a pipeline.
 func (b *Batch) CreateAction(id ID, actions ...Action) error {
-	if _, err := b.own(id); err != nil {
+	if err := b.ownActions(id); err != nil || len(actions) == 0 {
 		return err
 	}
 	for _, a := range actions {
@@ -145,4 +145,13 @@ func (b *Batch) own(id ID) (Pipeline, error) {
 		err = permit(b.by, pl, access.ExecutionManage)
 	}
 	return pl, err
+}
+
+// ownActions is own for who changes its actions.
+func (b *Batch) ownActions(id ID) error {
+	pl, err := b.own(id)
+	if err == nil {
+		err = pl.elsewhere()
+	}
+	return err
 }

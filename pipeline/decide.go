@@ -52,6 +52,9 @@ func (h *handling) decide(tx *db.Tx, x *Execution, s *share, done *settled) (t t
 		}
 	}
 	had := s.Held
+	if done != nil && done.defined != nil {
+		done = nil
+	}
 	if done != nil && done.verdicts != nil {
 		err = judged(tx, x, done.verdicts)
 	} else if done != nil {
@@ -110,6 +113,14 @@ func (h *handling) enter(tx *db.Tx, x *Execution, s *share, done *settled) (t tu
 	if !s.Waits {
 		if x.Delayed.After(tx.Now) {
 			return turn{again: x.Delayed}, false, nil
+		}
+		if x.undefined {
+			if done == nil || done.defined == nil {
+				return turn{define: true}, false, nil
+			}
+			if failed, err := h.definedNow(tx, x, done.defined); failed || err != nil {
+				return turn{}, false, err
+			}
 		}
 		if x.unjudged() {
 			v, ok := Verdict{}, false

@@ -46,6 +46,9 @@ func (p *Pipelines) Definition(ctx context.Context, by access.Actor, id ID) (Def
 	if err != nil {
 		return Definition{}, err
 	}
+	if pl.outside() { // they are in a file already
+		d.Actions = nil
+	}
 	d.Actions = slices.DeleteFunc(d.Actions, func(a Action) bool { return permitAction(by, pl, a, access.ExecutionInfo) != nil })
 	for i := range d.Actions {
 		d.Actions[i].nameImage(d.Actions)
@@ -99,6 +102,11 @@ func (b *Batch) define(dialect string, d Definition) (done Imported, err error) 
 	if err != nil {
 		return done, err
 	}
+	if len(d.Actions) > 0 {
+		if err := d.Pipeline.elsewhere(); err != nil {
+			return done, err
+		}
+	}
 	i := slices.IndexFunc(all, func(have Pipeline) bool {
 		if errdefs.IsNotFound(permit(b.by, have, access.ExecutionInfo)) {
 			return false
@@ -122,12 +130,17 @@ func (b *Batch) define(dialect string, d Definition) (done Imported, err error) 
 			if d.Pipeline.Identifier == "" {
 				d.Pipeline.Identifier = n.Identifier
 			}
+			old := *n
 			*n = d.Pipeline
-			return nil
+			n.Project, n.Workspace, n.DefinedBy = old.Project, old.Workspace, old.DefinedBy
+			return mayDefine(b.tx, b.by, &old, n)
 		})
 		if err != nil {
 			return done, err
 		}
+	}
+	if d.Pipeline.outside() {
+		return done, nil
 	}
 	return done, b.defineActions(dialect, done.Pipeline, d.Actions)
 }
@@ -144,6 +157,12 @@ func withOthers(dialect string, given, had map[string]json.RawMessage) map[strin
 	return all
 }
 
+// isOne tells whether a definition's action is one that is there: of the same name
+// and kind.
+func (a Action) isOne(old Action) bool {
+	return old.Name == a.Name && (old.Build == nil) == (a.Build == nil) && (a.Build == nil || old.Build.Multi == a.Build.Multi)
+}
+
 // defineActions makes the actions of a pipeline those of a definition.
 func (b *Batch) defineActions(dialect string, pl Pipeline, want []Action) error {
 	have, err := loadActions(b.tx, pl.ID)
@@ -154,9 +173,7 @@ func (b *Batch) defineActions(dialect string, pl Pipeline, want []Action) error 
 	first := ActionID(0)
 	last := &first // each goes behind the one before
 	for _, a := range want {
-		i := slices.IndexFunc(have, func(old Action) bool {
-			return old.Name == a.Name && (old.Build == nil) == (a.Build == nil) && (a.Build == nil || old.Build.Multi == a.Build.Multi)
-		})
+		i := slices.IndexFunc(have, a.isOne)
 		var now, old Action
 		if i < 0 {
 			now, err = b.p.createActionIn(b.tx, pl.ID, a, last)

@@ -79,9 +79,15 @@ type Execution struct {
 	// became of them, in order. Lists of executions leave both out.
 	Frozen Pipeline
 	Steps  []ActionExecution
+	// Notes are what was to be said of the file with the definition, Problem is why
+	// there are no actions of it.
+	Notes   []string
+	Problem string
 
-	loop     looping
-	prepared bool // the file system is at the commit
+	loop      looping
+	prepared  bool // the file system is at the commit
+	undefined bool // its actions are to be read from a file; Steps are those of the last one
+	own       bool // they were: it has the secrets of them itself
 }
 
 // ActionExecution is one action of an execution.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -34,9 +35,6 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 	if err != nil {
 		return nil, fmt.Errorf("read the variables: %w", err)
 	}
-	inline := func(vs []Variable, t tier, table, row string, key any) error {
-		return h.shown(ctx, vs, table, row, key, func(w Variable) { v.inline(w, t) })
-	}
 	for _, t := range x.givers(s) {
 		err := h.shown(ctx, plain(t.Outputs), "action_outputs", outputRow(t.ID), t.ID, v.pass)
 		if err != nil {
@@ -49,17 +47,15 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 			v.stored(w)
 		}
 	}
-	ofPipeline, err := h.now(ctx, x.Frozen.Variables, func(tx *db.Tx) ([]Variable, error) {
-		pl, err := loadPipeline(tx, x.Pipeline)
-		return pl.Variables, err
+	err = h.inline(ctx, v, inlined{
+		vs: x.Frozen.Variables, tier: tierPipeline, table: "pipelines", row: x.Pipeline.row(), key: int64(x.Pipeline), own: x.own && x.Frozen.VariablesByYAML,
+		now: func(tx *db.Tx) ([]Variable, error) { pl, err := loadPipeline(tx, x.Pipeline); return pl.Variables, err },
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := inline(ofPipeline, tierPipeline, "pipelines", x.Pipeline.row(), int64(x.Pipeline)); err != nil {
-		return nil, err
-	}
-	if err := inline(x.Variables, tierRun, "executions", x.ID.row(), x.ID); err != nil {
+	err = h.shown(ctx, x.Variables, "executions", x.ID.row(), x.ID, func(w Variable) { v.inline(w, tierRun) })
+	if err != nil {
 		return nil, err
 	}
 	for _, w := range stored {
@@ -67,14 +63,89 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 			v.stored(w)
 		}
 	}
-	ofAction, err := h.now(ctx, s.Action.Variables, func(tx *db.Tx) ([]Variable, error) {
-		a, err := loadAction(tx, x.Pipeline, s.Action.ID)
-		return a.Variables, err
+	return v, h.inline(ctx, v, inlined{
+		vs: s.Action.Variables, tier: tierInline, table: "actions", row: s.Action.ID.row(), key: int64(s.Action.ID), own: x.own,
+		now: func(tx *db.Tx) ([]Variable, error) {
+			a, err := loadAction(tx, x.Pipeline, s.Action.ID)
+			return a.Variables, err
+		},
+	})
+}
+
+// inlined are variables in a pipeline or an action, as they were when the execution
+// was started.
+type inlined struct {
+	vs         []Variable
+	tier       tier
+	table, row string // where they are now, and their hidden values
+	key        int64
+	own        bool                             // the hidden values are the execution's own
+	now        func(*db.Tx) ([]Variable, error) // as they are now
+}
+
+// inline gives such variables to v; settable ones with the values that earlier runs
+// have left since.
+func (h *handling) inline(ctx context.Context, v *values, in inlined) error {
+	if len(in.vs) == 0 {
+		return nil
+	}
+	var now []Variable
+	var hidden, own map[string]string
+	err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		if slices.ContainsFunc(in.vs, func(w Variable) bool { return w.Settable }) {
+			if now, err = in.now(tx); ifThere(err) != nil {
+				return err
+			}
+		}
+		if hidden, err = h.vault(tx, in.row, in.table, in.key, false); err == nil && in.own {
+			own, err = h.vault(tx, in.row, in.table, in.key, true)
+		}
+		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return v, inline(ofAction, tierInline, "actions", s.Action.ID.row(), int64(s.Action.ID))
+	for _, w := range in.vs {
+		from := hidden
+		if n, since := settableNow(w, now); since {
+			w = n
+		} else if in.own {
+			from = own
+		}
+		if w, err = w.open(from); err != nil {
+			return err
+		}
+		v.inline(w, in.tier)
+	}
+	return nil
+}
+
+// vault gives the hidden values of a row, or what the execution has of them itself.
+func (h *handling) vault(tx *db.Tx, row, table string, key int64, own bool) (map[string]string, error) {
+	if !own {
+		return h.p.unseal(tx, table, row, key)
+	}
+	all, err := h.p.unseal(tx, "executions", h.x.ID.row(), h.x.ID)
+	hidden := map[string]string{}
+	for k, value := range all {
+		if name, ok := strings.CutPrefix(k, row+"/"); ok {
+			hidden[name] = value
+		}
+	}
+	return hidden, err
+}
+
+// open gives a variable with its value.
+func (w Variable) open(hidden map[string]string) (Variable, error) {
+	if w.Value != secret.Encrypted {
+		return w, nil
+	}
+	value, ok := hidden["variables."+w.Key]
+	if !ok {
+		return w, fatal("the value of the variable %s is gone: it was changed after the execution started", w.Key)
+	}
+	w.Value = value
+	return w, nil
 }
 
 // environment finds out whether the environment is still there that the execution
@@ -106,12 +177,8 @@ func (h *handling) shown(ctx context.Context, vs []Variable, table, row string, 
 		return err
 	}
 	for _, w := range vs {
-		if w.Value == secret.Encrypted {
-			value, ok := hidden["variables."+w.Key]
-			if !ok {
-				return fatal("the value of the variable %s is gone: it was changed after the execution started", w.Key)
-			}
-			w.Value = value
+		if w, err = w.open(hidden); err != nil {
+			return err
 		}
 		give(w)
 	}

@@ -33,6 +33,9 @@ type Config struct {
 	// LogMax bounds the log of one action, in bytes before compression. 0 is
 	// 256 MiB.
 	LogMax int64
+	// Language is how definitions in files of repositories are written; without one
+	// none is read.
+	Language Language
 }
 
 // Pipelines is the front door.
@@ -100,6 +103,9 @@ func (p *Pipelines) createIn(tx *db.Tx, by access.Actor, pr project.Project, n P
 		return Pipeline{}, err
 	}
 	n.Project, n.Workspace, n.CreatedBy, n.Created = pr.ID, pr.Workspace, by.User.ID, tx.Now
+	if err := mayDefine(tx, by, nil, &n); err != nil {
+		return Pipeline{}, err
+	}
 	var err error
 	if n.Identifier, err = freeIdentifier(tx, pr.ID, 0, n.Identifier, n.Name); err != nil {
 		return Pipeline{}, err
@@ -176,7 +182,14 @@ func (p *Pipelines) Update(ctx context.Context, by access.Actor, id ID, change f
 	}
 	var n Pipeline
 	err := p.db.Write(ctx, func(tx *db.Tx) (err error) {
-		n, err = p.updateIn(tx, id, change)
+		n, err = p.updateIn(tx, id, func(n *Pipeline) error {
+			old := *n
+			if err := change(n); err != nil {
+				return err
+			}
+			n.Project, n.Workspace, n.DefinedBy = old.Project, old.Workspace, old.DefinedBy
+			return mayDefine(tx, by, &old, n)
+		})
 		return err
 	})
 	if err != nil {

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"slices"
 
@@ -155,31 +154,13 @@ func ifThere(err error) error {
 	return err
 }
 
-// settableNow gives variables as they were when the execution was started, and
-// the settable ones as earlier runs have left them since.
-func settableNow(frozen, now []Variable) []Variable {
-	frozen = slices.Clone(frozen)
-	for i, v := range frozen {
-		if !v.Settable {
-			continue
-		}
-		if n := slices.IndexFunc(now, func(n Variable) bool { return n.Key == v.Key && n.Settable && n.isVar() }); n >= 0 {
-			frozen[i].Value, frozen[i].Encrypted = now[n].Value, now[n].Encrypted
-		}
+// settableNow gives a settable variable as later runs have left it, from those of
+// today; is tells whether there is one.
+func settableNow(w Variable, now []Variable) (_ Variable, is bool) {
+	n := slices.IndexFunc(now, func(n Variable) bool { return n.Key == w.Key && n.Settable && n.isVar() })
+	if !w.Settable || n < 0 {
+		return w, false
 	}
-	return frozen
-}
-
-// now gives the variables that an execution was started with, as settableNow
-// does; load reads those of the pipeline or action of today.
-func (h *handling) now(ctx context.Context, frozen []Variable, load func(*db.Tx) ([]Variable, error)) ([]Variable, error) {
-	if !slices.ContainsFunc(frozen, func(v Variable) bool { return v.Settable }) {
-		return frozen, nil
-	}
-	var now []Variable
-	err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) {
-		now, err = load(tx)
-		return ifThere(err)
-	})
-	return settableNow(frozen, now), err
+	w.Value, w.Encrypted = now[n].Value, now[n].Encrypted
+	return w, true
 }

@@ -179,5 +179,14 @@ func (p *Pipelines) mayOperate(tx *db.Tx, by access.Actor, x Execution, op Opera
 	if err != nil {
 		return err
 	}
+	if x.own { // the file may have others by now
+		var actions []Action
+		for _, s := range x.Steps {
+			actions = append(actions, s.Action)
+		}
+		if err := permitRun(by, pl, actions, x.Only); err != nil {
+			return err
+		}
+	}
 	return p.permitStart(tx, by, pl, x.Only)
 }

@@ -143,9 +143,12 @@ type Pipeline struct {
 	CommentRequired    bool
 	CloneDepth         int // commits; 0 is all
 	FetchAllRefs       bool
-	GitConfigRef       string // NONE, FIXED, DYNAMIC
-	DefinitionSource   string // LOCAL, REMOTE
-	CPU                string // X64, ARM
+	GitConfigRef       string     // NONE, FIXED, DYNAMIC
+	GitConfig          *GitConfig `json:",omitempty"` // of FIXED
+	DefinitionSource   string     // LOCAL, REMOTE
+	Remote             Remote     `json:",omitzero"`
+	DefinedBy          int64      `json:",omitempty"` // the user who said where its definition is
+	CPU                string     // X64, ARM
 	Worker             string
 	CacheScope         string // PIPELINE, PROJECT, WORKSPACE
 	Loop               []string
@@ -219,6 +222,10 @@ type Variable struct {
 	Password        string
 	Passphrase      string
 	KeyIdentifier   string
+
+	// First is what a file of a repository says of a settable variable: it keeps
+	// what runs gave it until the file says something else.
+	First string `json:",omitempty"`
 }
 
 func (v Variable) isVar() bool { return v.Type == "" || v.Type == "VAR" }
@@ -316,6 +323,7 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 	oneOf(inv, "cache_scope", p.CacheScope, "", "PIPELINE", "PROJECT", "WORKSPACE")
 	oneOf(inv, "git_changeset_base", p.GitChangesetBase, "", "LATEST_RUN", "LATEST_RUN_MATCHING_REF", "PULL_REQUEST")
 	oneOf(inv, "filesystem_changeset_base", p.FilesChangesetBase, "", "DATE_MODIFIED", "CONTENTS")
+	p.validateOrigin(inv)
 	if p.CloneDepth < 0 {
 		inv.Add("clone_depth", "minimum", "must not be negative")
 	}

@@ -19,7 +19,7 @@ func (p *Pipelines) arrive(tx *db.Tx, x *Execution) error {
 		if err := wait(tx, x.ID, x.Waits, WaitDelay); err != nil {
 			return err
 		}
-	} else if !x.unjudged() {
+	} else if !x.undefined && !x.unjudged() {
 		return p.enqueue(tx, x)
 	}
 	return tx.Due("executions", string(x.ID), at)

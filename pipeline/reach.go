@@ -146,7 +146,7 @@ func (h *handling) openPassword(ctx context.Context, s ActionExecution, r *Regis
 	}
 	var hidden map[string]string
 	err := h.p.db.Read(ctx, func(tx *db.Tx) (err error) {
-		hidden, err = h.p.unseal(tx, "actions", s.Action.ID.row(), int64(s.Action.ID))
+		hidden, err = h.vault(tx, s.Action.ID.row(), "actions", int64(s.Action.ID), h.x.own)
 		return err
 	})
 	if err != nil {

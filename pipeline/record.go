@@ -23,7 +23,10 @@ func (h *handling) record(ctx context.Context, done *settled) (t turn, err error
 	for pause := 250 * time.Millisecond; ; pause *= 2 {
 		t, err = h.advance(ctx, done)
 		switch {
-		case done == nil || done.verdicts != nil || err == nil || ctx.Err() != nil || errors.Is(err, db.ErrLeaseLost):
+		case done != nil && done.defined != nil && done.defined.err == nil && err != nil && neverTrue(err):
+			done.defined = &defined{err: err}
+			continue
+		case done == nil || done.verdicts != nil || done.defined != nil || err == nil || ctx.Err() != nil || errors.Is(err, db.ErrLeaseLost):
 			return t, err
 		case !neverTrue(err):
 		case done.refused:

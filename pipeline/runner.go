@@ -115,14 +115,17 @@ type settled struct {
 	refused  bool
 	by       *handling // the copy that did it
 	verdicts map[int]Verdict
-	err      error // nothing was settled
+	defined  *defined // the actions were read from their file
+	err      error    // nothing was settled
 }
 
 // turn is what is to be done until an execution is looked at again.
 type turn struct {
-	begun []int     // steps to be run
-	ask   []int     // steps whose conditions are to be judged
-	again time.Time // when to look again if nothing happens
+	begun []int // steps to be run
+	ask   []int // steps whose conditions are to be judged
+	// define says that the actions are to be read from their file first.
+	define bool
+	again  time.Time // when to look again if nothing happens
 }
 
 // Handle brings an execution on, as far as it goes without waiting for anything
@@ -160,6 +163,7 @@ func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, e
 		}
 		c.begin(ctx, t.begun, false)
 		c.ask(ctx, t.ask)
+		c.define(ctx, t.define)
 		if c.idle() {
 			return t.again, nil
 		}
@@ -186,6 +190,13 @@ func (h *handling) advance(ctx context.Context, done *settled) (t turn, err erro
 	h.x, h.share = x, share
 	switch {
 	case done == nil:
+	case done.defined != nil:
+		crash.At("pipeline: defined by a file")
+		if x.Problem != "" && len(x.Steps) > 0 {
+			if err := h.p.logs.Append(h.p.logs.Action(string(x.ID), x.Steps[0].ID), nil, x.Problem); err != nil {
+				h.log.Warn("the reason of a failure is not in its log", "step", 0, "error", err)
+			}
+		}
 	case done.verdicts != nil:
 		crash.At("pipeline: conditions judged")
 	default:

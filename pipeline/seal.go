@@ -134,7 +134,7 @@ func dropSecrets(tx *db.Tx, workspace string, id ID) error {
 		return err
 	}
 	tx.Wake(goneTopic)
-	list, err := loadActions(tx, id)
+	list, _, err := loadAllActions(tx, id)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"slipway/db"
@@ -100,26 +101,43 @@ func scanAction(row scanner) (Action, error) {
 }
 
 func loadAction(tx *db.Tx, pl ID, id ActionID) (Action, error) {
-	a, err := scanAction(tx.QueryRow(`SELECT `+actionColumns+` FROM actions a WHERE a.id = ? AND a.pipeline = ?`, id, pl))
+	a, err := scanAction(tx.QueryRow(`SELECT `+actionColumns+` FROM actions a WHERE a.id = ? AND a.pipeline = ? AND a.gone = 0`, id, pl))
 	return a, db.NotFound(err, "action %d of pipeline %d", id, pl)
 }
 
 func loadActions(tx *db.Tx, pl ID) ([]Action, error) {
-	rows, err := tx.Query(`SELECT `+actionColumns+` FROM actions a WHERE a.pipeline = ? ORDER BY a.position, a.id`, pl)
+	all, gone, err := loadAllActions(tx, pl)
+	return slices.DeleteFunc(all, func(a Action) bool { return gone[a.ID] }), err
+}
+
+// loadAllActions gives those, too, that the file which was read last has no more.
+func loadAllActions(tx *db.Tx, pl ID) (l []Action, gone map[ActionID]bool, err error) {
+	rows, err := tx.Query(`SELECT a.gone, `+actionColumns+` FROM actions a WHERE a.pipeline = ? ORDER BY a.position, a.id`, pl)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer rows.Close()
-	var l []Action
+	gone = map[ActionID]bool{}
 	for rows.Next() {
-		a, err := scanAction(rows)
+		var is bool
+		a, err := scanAction(with{rows, &is})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		l = append(l, a)
+		if l = append(l, a); is {
+			gone[a.ID] = true
+		}
 	}
-	return l, rows.Err()
+	return l, gone, rows.Err()
 }
+
+// with scans a column before the others.
+type with struct {
+	scanner
+	first any
+}
+
+func (w with) Scan(to ...any) error { return w.scanner.Scan(append([]any{w.first}, to...)...) }
 
 func actionSpec(a Action) ([]byte, error) {
 	a.ID, a.Pipeline, a.LastStatus, a.LastRevision = 0, 0, "", ""
@@ -139,11 +157,18 @@ type input struct {
 type frozen struct {
 	Pipeline Pipeline
 	Actions  []Action
+	Own      bool     `json:",omitempty"` // they are of a file, and its secrets are the execution's
+	Notes    []string `json:",omitempty"` // about that file
+}
+
+// frozenText is what is kept of an execution's pipeline and actions.
+func (x *Execution) frozenText(actions []Action) ([]byte, error) {
+	return json.Marshal(frozen{Pipeline: x.Frozen, Actions: actions, Own: x.own, Notes: x.Notes})
 }
 
 const executionColumns = `e.id, e.pipeline, e.number, e.status, e.priority, e.mode, e.created_by, e.created,
 	e.started, e.finished, e.input, e.frozen, e.previous, e.prepared, e.cancelled_by, e.cancelled,
-	e.delayed, e.verdict, e.queued, e.waits`
+	e.delayed, e.verdict, e.queued, e.waits, e.undefined, e.problem`
 
 func scanExecution(row scanner) (Execution, error) {
 	var (
@@ -157,7 +182,7 @@ func scanExecution(row scanner) (Execution, error) {
 		verdict, waits              string
 	)
 	err := row.Scan(&x.ID, &x.Pipeline, &x.Number, &x.Status, &x.Priority, &x.Mode, &x.By, &created,
-		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits)
+		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits, &x.undefined, &x.Problem)
 	if err != nil {
 		return x, err
 	}
@@ -180,7 +205,7 @@ func scanExecution(row scanner) (Execution, error) {
 	x.Commit, x.From, x.Comment = in.Commit.commit(), in.From.commit(), in.Start.Comment
 	x.Refresh, x.ClearCache = in.Start.Refresh, in.Start.ClearCache
 	x.Variables, x.Only, x.Environment = in.Start.Variables, in.Start.Only, in.Start.Environment
-	x.Frozen = fr.Pipeline
+	x.Frozen, x.own, x.Notes = fr.Pipeline, fr.Own, fr.Notes
 	x.Project, x.Workspace = fr.Pipeline.Project, fr.Pipeline.Workspace
 	x.Steps = make([]ActionExecution, len(fr.Actions))
 	for i, a := range fr.Actions {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -54,12 +55,23 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	if err != nil {
 		return Execution{}, err
 	}
+	var d *defined
+	if pl.outside() && !pl.Disabled {
+		if d, err = p.defineSoon(ctx, pl, commit); err != nil {
+			return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
+		}
+	}
 	err = p.db.Write(ctx, func(tx *db.Tx) error {
 		if x, known, err = p.keyed(tx, key); err != nil || known {
 			return err
 		}
-		if x, err = p.StartIn(tx, by.User.ID, id, in, commit, from); err != nil {
+		if x, err = p.startIn(tx, by.User.ID, id, in, commit, from, d); err != nil {
 			return err
+		}
+		if d != nil { // what is run is known now
+			if err := p.permitStart(tx, by, pl, in.Only); err != nil {
+				return err
+			}
 		}
 		return p.rememberKey(tx, key, x.ID)
 	})
@@ -126,12 +138,27 @@ func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (comm
 // its rounds, of which this is the first; one whose loop cannot be made has one
 // that says so.
 func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from *source.Commit) (Execution, error) {
+	return p.startIn(tx, user, id, in, commit, from, nil)
+}
+
+// startIn is StartIn with the definition of the pipeline, if it is in a file and was
+// read already.
+func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from *source.Commit, d *defined) (Execution, error) {
 	var x Execution
 	pl, err := loadPipeline(tx, id)
 	if err != nil {
 		return x, err
 	}
-	actions, err := loadActions(tx, id)
+	if !pl.outside() { // not any more
+		d = nil
+	}
+	a := adopted{pipeline: pl, undefined: d == nil && pl.outside()}
+	if d != nil {
+		a, err = p.adopt(tx, user, pl, d)
+		pl = a.pipeline
+	} else {
+		a.actions, err = loadActions(tx, id)
+	}
 	if err != nil {
 		return x, err
 	}
@@ -143,7 +170,7 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 		inv.Add("comment", "required", "is required by the pipeline")
 	}
 	for _, o := range in.Only {
-		if !slices.ContainsFunc(actions, func(a Action) bool { return a.ID == o }) {
+		if !slices.ContainsFunc(a.actions, func(a Action) bool { return a.ID == o }) {
 			inv.Add("actions_to_run", "unknown", fmt.Sprintf("there is no action %d in this pipeline", o))
 		}
 	}
@@ -160,17 +187,15 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	if err := inv.Err(); err != nil {
 		return x, err
 	}
-	rounds, err := p.rounds(tx, pl, in)
-	refused := ""
-	var never *fatalError
-	if errors.As(err, &never) {
-		rounds, refused = [][]Variable{in.Variables}, err.Error()
-	} else if err != nil {
-		return x, err
+	rounds, refused := [][]Variable{in.Variables}, ""
+	if !a.undefined { // else it is known when the file is read
+		if rounds, refused, err = p.startRounds(tx, pl, in); err != nil {
+			return x, err
+		}
 	}
 	for i, variables := range rounds {
 		in.Variables = slices.Clone(variables)
-		n, err := p.startOne(tx, user, pl, actions, in, commit, from, looping{x.ID, refused})
+		n, err := p.startOne(tx, user, a, in, commit, from, looping{x.ID, refused})
 		if err != nil {
 			return Execution{}, err
 		}
@@ -181,6 +206,17 @@ func (p *Pipelines) StartIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	return x, nil
 }
 
+// startRounds is rounds; those of a loop that cannot be made are one, which is
+// refused.
+func (p *Pipelines) startRounds(tx *db.Tx, pl Pipeline, in Start) (l [][]Variable, refused string, err error) {
+	l, err = p.rounds(tx, pl, in)
+	var never *fatalError
+	if errors.As(err, &never) {
+		return [][]Variable{in.Variables}, err.Error(), nil
+	}
+	return l, "", err
+}
+
 // looping is what an execution has of the loop of its pipeline.
 type looping struct {
 	First   ExecutionID `json:",omitempty"` // of the same start; "" for itself
@@ -188,11 +224,13 @@ type looping struct {
 }
 
 // startOne is StartIn for one execution.
-func (p *Pipelines) startOne(tx *db.Tx, user int64, pl Pipeline, actions []Action, in Start, commit, from *source.Commit, loop looping) (Execution, error) {
+func (p *Pipelines) startOne(tx *db.Tx, user int64, a adopted, in Start, commit, from *source.Commit, loop looping) (Execution, error) {
+	pl := a.pipeline
 	x := Execution{
 		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
 		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Environment: in.Environment, Frozen: pl,
+		undefined: a.undefined, own: a.own, Notes: a.notes,
 	}
 	if in.Delay.After(tx.Now) {
 		x.Delayed = in.Delay.UTC().Truncate(time.Microsecond)
@@ -211,9 +249,10 @@ func (p *Pipelines) startOne(tx *db.Tx, user int64, pl Pipeline, actions []Actio
 		return x, err
 	}
 	x.Variables = in.Variables
-	if err := insertExecution(tx, &x, in, actions); err != nil {
+	if err := insertExecution(tx, &x, in, a.actions); err != nil {
 		return x, err
 	}
+	maps.Copy(secrets, a.hidden)
 	if err := p.seal(tx, "executions", x.ID.row(), secrets, x.ID); err != nil {
 		return x, err
 	}
@@ -235,7 +274,7 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 	if err != nil {
 		return err
 	}
-	frozen, err := json.Marshal(frozen{Pipeline: x.Frozen, Actions: actions})
+	frozen, err := x.frozenText(actions)
 	if err != nil {
 		return err
 	}
@@ -244,21 +283,26 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 		revision = x.Commit.Revision
 	}
 	_, err = tx.Exec(`INSERT INTO executions (id, pipeline, number, status, priority, mode, created_by, created, queued,
-		branch, revision, input, frozen, no_skip, concurrent, delayed) VALUES (?, ?, ?, 'ENQUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		branch, revision, input, frozen, no_skip, concurrent, delayed, undefined)
+		VALUES (?, ?, ?, 'ENQUEUED', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		x.ID, x.Pipeline, x.Number, x.Priority, x.Mode, x.By, db.Micros(x.Created), db.Micros(x.Created),
-		x.Branch, revision, input, frozen, x.Frozen.NoSkip, x.Frozen.Concurrent, db.Micros(x.Delayed))
+		x.Branch, revision, input, frozen, x.Frozen.NoSkip, x.Frozen.Concurrent, db.Micros(x.Delayed), x.undefined)
 	if err != nil {
 		return err
 	}
 	for i, a := range actions {
-		s := ActionExecution{ID: newStepID(), Index: i, Action: a, Status: Initial}
-		x.Steps = append(x.Steps, s)
-		if _, err := tx.Exec(`INSERT INTO action_executions (id, execution, idx, action, status) VALUES (?, ?, ?, ?, ?)`,
-			s.ID, x.ID, i, a.ID, s.Status); err != nil {
+		if err := x.addStep(tx, ActionExecution{ID: newStepID(), Index: i, Action: a, Status: Initial}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (x *Execution) addStep(tx *db.Tx, s ActionExecution) error {
+	x.Steps = append(x.Steps, s)
+	_, err := tx.Exec(`INSERT INTO action_executions (id, execution, idx, action, status) VALUES (?, ?, ?, ?, ?)`,
+		s.ID, x.ID, s.Index, s.Action.ID, s.Status)
+	return err
 }
 
 // newStepID is 24 hex digits.
@@ -402,9 +446,12 @@ func (p *Pipelines) again(tx *db.Tx, x Execution) error {
 		}
 	}
 	if _, err := tx.Exec(`UPDATE executions SET status = 'ENQUEUED', started = NULL, finished = NULL, prepared = 0,
-		delayed = NULL, cancelled_by = NULL, cancelled = NULL, waits = '' WHERE id = ?`, x.ID); err != nil {
+		delayed = NULL, cancelled_by = NULL, cancelled = NULL, waits = '', problem = '' WHERE id = ?`, x.ID); err != nil {
 		return err
 	}
 	tx.Wake(Topic(x.ID))
+	if x.undefined {
+		return tx.Due("executions", string(x.ID), tx.Now)
+	}
 	return p.enqueue(tx, &x)
 }

@@ -50,12 +50,8 @@ func unsupportedPipeline(p Pipeline) []string {
 			l = append(l, name)
 		}
 	}
-	add(p.GitConfigRef != "" && p.GitConfigRef != "NONE", "git_config_ref "+p.GitConfigRef)
-	add(p.DefinitionSource == "REMOTE", "definition_source REMOTE")
 	add(p.CPU == "ARM", "cpu ARM")
 	add(p.Worker != "", "worker")
-	add(p.VariablesByYAML, "manage_variables_by_yaml")
-	add(p.PermissionsByYAML, "manage_permissions_by_yaml")
 	return append(l, unsupportedVariables(p.Variables)...)
 }
 
@@ -111,6 +107,12 @@ func pipelineNotes(p Pipeline) []string {
 	}
 	if p.GitChangesetBase == "PULL_REQUEST" {
 		l = append(l, "git_changeset_base PULL_REQUEST is as LATEST_RUN_MATCHING_REF: this version starts no runs of pull requests")
+	}
+	if r := p.Remote; p.DefinitionSource != remoteFile && (r.Project != "" || r.Ref != "" || r.Path != "" || len(r.Parameters) > 0) {
+		l = append(l, "remote_project_name, remote_branch, remote_path and remote_parameters have no effect without definition_source REMOTE")
+	}
+	if !p.outside() && (p.VariablesByYAML || p.PermissionsByYAML) {
+		l = append(l, "manage_variables_by_yaml and manage_permissions_by_yaml have no effect without a definition in a file")
 	}
 	for _, e := range p.Events {
 		switch e.Type {

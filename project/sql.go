@@ -156,6 +156,12 @@ func loadName(tx *db.Tx, workspace, name string) (Project, error) {
 	return p, err
 }
 
+// Named gives the project of a name in a workspace if the actor sees it, in the
+// caller's transaction; else errdefs.ErrNotFound.
+func Named(tx *db.Tx, by access.Actor, workspace, name string) (Project, error) {
+	return seen(by, name, func() (Project, error) { return loadName(tx, workspace, name) })
+}
+
 func selectProjects(tx *db.Tx, workspaces []string, all bool, f Filter) ([]Project, error) {
 	where, args := `WHERE p.deleted IS NULL`, []any{}
 	if !all {

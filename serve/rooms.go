@@ -26,8 +26,10 @@ func (s *Server) openCore() error {
 		Engine: s.engine, Router: s.ingress,
 	})
 	logMax, _ := size(s.cfg.LogMax, 0)
-	s.pipelines = pipeline.New(pipeline.Config{Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.disk.room, LogMax: logMax},
-		s.db, s.access, s.projects, s.secrets, s.sources, s.images, s.logs)
+	s.pipelines = pipeline.New(pipeline.Config{
+		Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.disk.room, LogMax: logMax,
+		Language: pipeline.Language{Dialect: buddy.Name, Read: buddy.ReadDefinition},
+	}, s.db, s.access, s.projects, s.secrets, s.sources, s.images, s.logs)
 	var err error
 	// The name is the same after a restart, so that what a killed server held is
 	// claimed at once; the lock of the data directory sees to it that there is

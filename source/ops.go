@@ -145,17 +145,39 @@ func (s *Sources) Read(ctx context.Context, by access.Actor, id project.ID, revi
 		}
 		return Content{}, errdefs.ErrNotFound.WithMessage(path + ": the repository has no commit yet")
 	}
-	repo, _, err := s.objectsOf(ctx, id, c.Revision, 1)
+	return s.content(ctx, id, c.Revision, path)
+}
+
+// File gives a file of a commit, to the server itself. errdefs.ErrNotFound is no
+// such file, also one that is a folder or a link.
+func (s *Sources) File(ctx context.Context, id project.ID, hash, path string) ([]byte, error) {
+	path, err := cleanPath(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.content(ctx, id, hash, path)
+	if err != nil {
+		return nil, err
+	}
+	if c.Dir || c.Link {
+		return nil, fmt.Errorf("%s at %s is no file: %w", path, hash, errdefs.ErrNotFound)
+	}
+	return c.Data, nil
+}
+
+// content is Read of a commit, with a path that is clean.
+func (s *Sources) content(ctx context.Context, id project.ID, hash, path string) (Content, error) {
+	repo, _, err := s.objectsOf(ctx, id, hash, 1)
 	if err != nil {
 		return Content{}, err
 	}
 	if path != "" {
-		e, err := s.lsTree(ctx, repo, c.Revision, path, false)
+		e, err := s.lsTree(ctx, repo, hash, path, false)
 		if err != nil {
 			return Content{}, err
 		}
 		if len(e) == 0 || e[0].path != path {
-			return Content{}, fmt.Errorf("%s at %s: %w", path, c.Revision, errdefs.ErrNotFound)
+			return Content{}, fmt.Errorf("%s at %s: %w", path, hash, errdefs.ErrNotFound)
 		}
 		if e[0].kind == "blob" {
 			return s.readFile(ctx, repo, e[0])
@@ -164,7 +186,7 @@ func (s *Sources) Read(ctx context.Context, by access.Actor, id project.ID, revi
 			return Content{Path: path, Dir: true, Module: true}, nil
 		}
 	}
-	list, err := s.lsTree(ctx, repo, c.Revision, path, true)
+	list, err := s.lsTree(ctx, repo, hash, path, true)
 	if err != nil {
 		return Content{}, err
 	}

@@ -38,6 +38,8 @@ type Rooms struct {
 	Home  project.Workspace
 	Admin access.Actor // the owner of Home
 	Token string       // Admin's
+
+	Language pipeline.Language // of definitions in files
 }
 
 // NewRooms makes rooms with one user, who owns one workspace. Dir of cfg is set.
@@ -81,7 +83,7 @@ func (r *Rooms) Must(err error) {
 // Pipelines makes that room, and runs what is started in it.
 func (r *Rooms) Pipelines(publicURL string) *pipeline.Pipelines {
 	r.T.Helper()
-	p := pipeline.New(pipeline.Config{PublicURL: publicURL}, r.DB, r.Access, r.Projects, r.Secrets, r.Sources, r.Images, r.Logs)
+	p := pipeline.New(pipeline.Config{PublicURL: publicURL, Language: r.Language}, r.DB, r.Access, r.Projects, r.Secrets, r.Sources, r.Images, r.Logs)
 	runner, err := pipeline.NewRunner(p, r.Engine, "test")
 	r.Must(err)
 	r.run(runner.Run)

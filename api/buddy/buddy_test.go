@@ -16,6 +16,7 @@ import (
 	"slipway/access"
 	"slipway/api"
 	"slipway/api/apitest"
+	"slipway/db"
 	"slipway/engine/fake"
 	"slipway/pipeline"
 	"slipway/project"
@@ -34,6 +35,7 @@ const site = "https://slipway.test"
 type world struct {
 	t     testing.TB
 	eng   *fake.Engine
+	db    *db.DB
 	rooms Rooms
 	admin access.Actor
 	home  project.Workspace
@@ -51,8 +53,9 @@ func newWorld(t testing.TB) *world {
 func newWorldWith(t testing.TB, cfg source.Config) *world {
 	t.Helper()
 	r := apitest.NewRooms(t, "admin", "acme", cfg)
-	w := &world{t: t, eng: r.Engine, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}, dir: r.Dir}
+	w := &world{t: t, eng: r.Engine, db: r.DB, admin: r.Admin, home: r.Home, token: r.Token, vars: map[string]string{}, dir: r.Dir}
 	w.eng.Publish("docker.io/library/ubuntu:latest", w.eng.Image("true"))
+	r.Language = pipeline.Language{Dialect: Name, Read: ReadDefinition}
 	w.rooms = Rooms{Access: r.Access, Projects: r.Projects, Secrets: r.Secrets, Sources: r.Sources, Pipelines: r.Pipelines(site)}
 	w.rooms.Files = r.Files(w.rooms.Pipelines)
 	w.rooms.Hooks = r.Hooks(Payload(site+"/", w.rooms))

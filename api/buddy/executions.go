@@ -99,6 +99,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		{"status", x.Status},
 		{"comment", orNull(x.Comment)},
 		{"message", message},
+		{"error_message", orNull(x.Problem)},
 		{"branch", branch},
 		{"tag", tag},
 		{"pull_request", nil},

@@ -362,7 +362,6 @@ func restField[T any](name string, check func(*decoder, json.RawMessage), otherw
 
 func aString(d *decoder, raw json.RawMessage)     { d.text(raw) }
 func aBool(d *decoder, raw json.RawMessage)       { d.bool(raw) }
-func aList(d *decoder, raw json.RawMessage)       { d.each(raw, func(json.RawMessage) {}) }
 func someStrings(d *decoder, raw json.RawMessage) { d.texts(raw) }
 
 // text is a string that is kept, and has its bound here for no rule reads it.

@@ -19,17 +19,14 @@ type pipe = pipeline.Pipeline
 // readPipeline reads the members of a request into a pipeline.
 func readPipeline(d *decoder, b body, p *pipe) (unknown []string, err error) {
 	d.keep = keptOf(p.Attrs)
-	_, branch := b["remote_branch"]
-	_, ref := b["remote_ref"]
-	if branch && !ref { // the one that is sent holds for both
-		delete(d.keep.Rest, "remote_ref")
-	} else if ref && !branch {
-		delete(d.keep.Rest, "remote_branch")
-	}
 	unknown = apply(d, pipelineFields(), 0, b, p)
 	if p.GitConfigRef != "FIXED" {
-		delete(d.keep.Rest, "git_config")
+		if raw, ok := b["git_config"]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
+			d.inv.Add("git_config", "conflict", "goes with git_config_ref FIXED alone: a DYNAMIC file is .buddy/<identifier>.yml or buddy.yml of the run's commit")
+		}
+		p.GitConfig = nil
 	}
+	d.mirrored(b, p)
 	p.Attrs, err = d.keep.into(p.Attrs)
 	var l []string
 	for _, name := range unknown {

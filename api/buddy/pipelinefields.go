@@ -78,38 +78,33 @@ func definitionFields() []field[pipe] {
 	}
 	return []field[pipe]{
 		wordField("git_config_ref", "", func(p *pipe) string { return p.GitConfigRef }, func(p *pipe, s string) { p.GitConfigRef = s }).
-			as(partly, "NONE is obeyed").answered(func(p *pipe) any {
+			as(obeyed, "the actions are in a file of a repository, see below").answered(func(p *pipe) any {
 			if p.GitConfigRef != "" {
 				return p.GitConfigRef
 			}
 			return local("NONE")(p)
 		}),
 		{
-			name: "git_config", status: failing, note: "goes with git_config_ref FIXED",
-			in: func(d *decoder, raw json.RawMessage, _ *pipe) {
-				delete(d.keep.Rest, "git_config")
-				b := d.object(raw)
-				for _, name := range []string{"project", "branch", "path"} {
-					d.member(b, name, func(raw json.RawMessage) { d.str(raw) })
-				}
-				if !isNull(raw) {
-					d.keep.Rest["git_config"] = compact(raw)
-				}
-			},
-			out: func(p *pipe, k *kept) any {
-				if raw, ok := k.Rest["git_config"]; ok && p.GitConfigRef == "FIXED" {
-					return raw
+			name: "git_config", status: obeyed, note: "goes with git_config_ref FIXED: project (its own without one), branch (the default one), path",
+			in: func(d *decoder, raw json.RawMessage, p *pipe) { p.GitConfig = d.gitConfig(raw) },
+			out: func(p *pipe, _ *kept) any {
+				if c := p.GitConfig; c != nil {
+					return object{{"project", c.Project}, {"branch", c.Branch}, {"path", c.Path}}
 				}
 				return nil
 			},
 		},
 		wordField("definition_source", "LOCAL", func(p *pipe) string { return p.DefinitionSource },
-			func(p *pipe, s string) { p.DefinitionSource = s }).as(partly, "LOCAL is obeyed"),
-		restField[pipe]("remote_project_name", aString, nil),
-		restField[pipe]("remote_path", aString, nil),
-		mirrored("remote_branch", "remote_ref"),
-		mirrored("remote_ref", "remote_branch"),
-		restField[pipe]("remote_parameters", aList, []string{}),
+			func(p *pipe, s string) { p.DefinitionSource = s }).as(obeyed, "REMOTE: the actions are in a template, see below"),
+		strField("remote_project_name", func(p *pipe) *string { return &p.Remote.Project }).as(obeyed, "of the workspace; its own project without one"),
+		strField("remote_path", func(p *pipe) *string { return &p.Remote.Path }),
+		strField("remote_branch", func(p *pipe) *string { return &p.Remote.Ref }).as(obeyed, "the default branch without one"),
+		strField("remote_ref", func(p *pipe) *string { return &p.Remote.Ref }).as(obeyed, "another name of remote_branch; a tag, too"),
+		{
+			name: "remote_parameters", status: obeyed, note: "key and value, for !key in the template",
+			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Remote.Parameters = d.parameters(raw) },
+			out: func(p *pipe, _ *kept) any { return fromParameters(p.Remote.Parameters) },
+		},
 		wordField("git_changeset_base", "", func(p *pipe) string { return p.GitChangesetBase },
 			func(p *pipe, s string) { p.GitChangesetBase = s }).as(partly, "LATEST_RUN: conditions and what the default variables tell of changes compare with the last successful run; LATEST_RUN_MATCHING_REF: with that of the same branch or tag; not given, conditions with the latter and the variables with the former; PULL_REQUEST is as LATEST_RUN_MATCHING_REF, and each run's log says so").
 			answered(func(p *pipe) any { return or(p.GitChangesetBase, local("LATEST_RUN")(p).(string)) }),
@@ -137,8 +132,8 @@ func stateFields() []field[pipe] {
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Variables = d.variables(raw) },
 			out: func(p *pipe, _ *kept) any { return fromVariables(p.Variables) },
 		},
-		unlessNull("manage_variables_by_yaml", func(p *pipe) *bool { return &p.VariablesByYAML }),
-		unlessNull("manage_permissions_by_yaml", func(p *pipe) *bool { return &p.PermissionsByYAML }),
+		unlessNull("manage_variables_by_yaml", func(p *pipe) *bool { return &p.VariablesByYAML }).as(obeyed, "with a definition in a file its variables are those of the pipeline"),
+		unlessNull("manage_permissions_by_yaml", func(p *pipe) *bool { return &p.PermissionsByYAML }).as(obeyed, "with a definition in a file its permissions are those of the pipeline"),
 		{
 			name: "pause_on_repeated_failures", status: obeyed, note: "after so many failures in a row paused becomes true; 0 is never; without it 100 with a SCHEDULE event",
 			in: func(d *decoder, raw json.RawMessage, p *pipe) {
@@ -175,25 +170,58 @@ func (f field[T]) answered(out func(*T) any) field[T] {
 	return f
 }
 
-// mirrored are two members of which one is answered for the other.
-func mirrored(name, other string) field[pipe] {
-	f := restField[pipe](name, aString, nil)
-	f.out = func(_ *pipe, k *kept) any {
-		for _, n := range []string{name, other} {
-			if raw, ok := k.Rest[n]; ok {
-				return raw
-			}
-		}
+// gitConfig reads where the file of a definition is.
+func (d *decoder) gitConfig(raw json.RawMessage) *pipeline.GitConfig {
+	if isNull(raw) || isEmpty(compact(raw)) {
 		return nil
 	}
-	return f
+	c, b := &pipeline.GitConfig{}, d.object(raw)
+	for name, to := range map[string]*string{"project": &c.Project, "branch": &c.Branch, "path": &c.Path} {
+		d.member(b, name, func(raw json.RawMessage) { *to = d.str(raw) })
+	}
+	return c
+}
+
+// mirrored makes one of two members that say the same, of which the one that is
+// sent with a value holds.
+func (d *decoder) mirrored(b body, p *pipe) {
+	var branch, ref string
+	branchRaw, hasBranch := b["remote_branch"]
+	refRaw, hasRef := b["remote_ref"]
+	if !hasBranch || !hasRef || json.Unmarshal(branchRaw, &branch) != nil || json.Unmarshal(refRaw, &ref) != nil {
+		return
+	}
+	if branch != "" && ref != "" && branch != ref {
+		d.inv.Add("remote_ref", "conflict", "says something else than remote_branch, which it is another name of")
+	}
+	p.Remote.Ref = or(branch, ref)
+}
+
+// parameters reads what stands for the words of a template.
+func (d *decoder) parameters(raw json.RawMessage) (l []pipeline.Parameter) {
+	d.each(raw, func(raw json.RawMessage) {
+		var q pipeline.Parameter
+		b := d.object(raw)
+		d.member(b, "key", func(raw json.RawMessage) { q.Key = d.str(raw) })
+		d.member(b, "value", func(raw json.RawMessage) { q.Value = d.str(raw) })
+		l = append(l, q)
+	})
+	return l
+}
+
+func fromParameters(all []pipeline.Parameter) []object {
+	l := []object{}
+	for _, q := range all {
+		l = append(l, object{{"key", q.Key}, {"value", q.Value}})
+	}
+	return l
 }
 
 // unlessNull is a switch that the vendor's SDK sends as null in every request:
 // null leaves it alone.
 func unlessNull(name string, at func(*pipe) *bool) field[pipe] {
 	return field[pipe]{
-		name: name, status: failing,
+		name: name, status: obeyed,
 		in: func(d *decoder, raw json.RawMessage, p *pipe) {
 			if !isNull(raw) {
 				*at(p) = d.bool(raw)

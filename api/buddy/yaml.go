@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,14 +33,114 @@ const (
 // field with its line; ignored are the members that nobody reads.
 func ReadYAML(text []byte) (list []pipeline.Definition, ignored []string, err error) {
 	f := &yamlFile{lines: map[string]int{}, left: maxNodes}
+	all := f.list(text)
+	for i, v := range all {
+		list = append(list, f.definition("pipelines."+strconv.Itoa(i), v, pipe{}))
+	}
+	f.twice(list)
+	return list, f.ignored, f.inv.Err()
+}
+
+// ReadDefinition reads from a file the pipeline that one of the store stands for,
+// as pipeline.Language says. The others in the file may be what they will.
+func ReadDefinition(text []byte, of pipe, with []pipeline.Parameter) (d pipeline.Definition, ignored []string, err error) {
+	f := &yamlFile{lines: map[string]int{}, left: maxNodes}
+	if with != nil {
+		text = f.fill(text, with)
+	}
+	all := f.list(text)
+	if err := f.inv.Err(); err != nil {
+		return d, nil, err
+	}
+	i := chosen(all, of)
+	if i < 0 {
+		f.bad("pipelines", "unknown", "none of the %d pipelines is %s, by pipeline or name", len(all), of.Identifier)
+		return d, nil, f.inv.Err()
+	}
+	of.Identifier, of.Name = "", ""
+	d = f.definition("pipelines."+strconv.Itoa(i), all[i], of)
+	return d, f.ignored, f.inv.Err()
+}
+
+// chosen finds a pipeline among those of a file.
+func chosen(all []any, of pipe) int {
+	is := func(member, want string) int {
+		return slices.IndexFunc(all, func(v any) bool {
+			m, _ := v.(map[string]any)
+			s, _ := m[member].(string)
+			return s != "" && s == want
+		})
+	}
+	for _, i := range []int{is("pipeline", of.Identifier), is("name", of.Name), is("pipeline", of.Name)} {
+		if i >= 0 {
+			return i
+		}
+	}
+	if len(all) == 1 {
+		return 0
+	}
+	return -1
+}
+
+// parameter is a word of a template that something stands for: !key, !{key}, or
+// !{key:what it is without a value}.
+var parameter = regexp.MustCompile(`!(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(:[^}]*)?\})`)
+
+// fill puts values for the parameters of a template into it. A !key without braces
+// that has none stays as it is, as it may be a word of something else.
+func (f *yamlFile) fill(text []byte, with []pipeline.Parameter) []byte {
+	values, used := map[string]string{}, map[string]bool{}
+	for _, q := range with {
+		values[q.Key] = q.Value
+	}
+	var out []byte
+	last, size := 0, len(text)
+	for _, m := range parameter.FindAllSubmatchIndex(text, -1) {
+		part := func(i int) string {
+			if m[2*i] < 0 {
+				return ""
+			}
+			return string(text[m[2*i]:m[2*i+1]])
+		}
+		key := part(1) + part(2)
+		value, ok := values[key]
+		switch used[key] = true; {
+		case ok:
+		case m[6] >= 0:
+			value = part(3)[1:]
+		case m[4] >= 0:
+			line := 1 + bytes.Count(text[:m[0]], []byte("\n"))
+			f.inv.Add("remote_parameters", "required", fmt.Sprintf("line %d: the parameter %s has no value: give it one, or a default as in !{%s:default}", line, key, key))
+		default:
+			value = part(0)
+		}
+		if size += len(value); size > maxYAML {
+			f.bad("", "maximum", "a file has at most %d bytes, with its parameters", maxYAML)
+			return nil
+		}
+		out = append(append(out, text[last:m[0]]...), value...)
+		last = m[1]
+	}
+	for _, q := range with {
+		if !used[q.Key] {
+			f.ignored = append(f.ignored, "remote_parameters "+q.Key)
+		}
+	}
+	return append(out, text[last:]...)
+}
+
+// list reads the pipelines of a file into what JSON would have given.
+func (f *yamlFile) list(text []byte) []any {
 	if len(text) > maxYAML {
 		f.bad("", "maximum", "a file has at most %d bytes", maxYAML)
-		return nil, nil, f.inv.Err()
+	}
+	if len(f.inv.Fields) > 0 {
+		return nil
 	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		f.bad("", "format", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
-		return nil, nil, f.inv.Err()
+		return nil
 	}
 	var tree any
 	if len(doc.Content) > 0 {
@@ -47,16 +148,12 @@ func ReadYAML(text []byte) (list []pipeline.Definition, ignored []string, err er
 	}
 	all, ok := tree.([]any)
 	if len(f.inv.Fields) > 0 {
-		return nil, nil, f.inv.Err()
+		return nil
 	}
 	if !ok || len(all) == 0 {
 		f.bad("pipelines", "type", "must be a list of pipelines, each beginning with - pipeline:")
 	}
-	for i, v := range all {
-		list = append(list, f.definition("pipelines."+strconv.Itoa(i), v))
-	}
-	f.twice(list)
-	return list, f.ignored, f.inv.Err()
+	return all
 }
 
 // yamlFile is a file that is read.
@@ -166,8 +263,9 @@ func (f *yamlFile) scalar(n *yaml.Node, path string) any {
 	return nil
 }
 
-// definition reads one pipeline of the list.
-func (f *yamlFile) definition(at string, v any) (d pipeline.Definition) {
+// definition reads one pipeline of the list; what is not said is as in p.
+func (f *yamlFile) definition(at string, v any, p pipe) (d pipeline.Definition) {
+	d.Pipeline = p
 	m, ok := v.(map[string]any)
 	if !ok {
 		f.bad(at, "type", "must be a pipeline")

@@ -1,0 +1,320 @@
+package pipeline
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"slipway/access"
+	"slipway/db"
+	"slipway/event"
+)
+
+// adopted is what an execution gets of its pipeline: a definition with the rows of
+// its actions.
+type adopted struct {
+	pipeline  Pipeline
+	actions   []Action
+	undefined bool     // it is to be read from a file yet; the actions are those of the last one
+	own       bool     // it was read from a file
+	notes     []string // about that file
+	// hidden are its secret values by the names that they have in the seal of the
+	// execution: the next one may be of another file.
+	hidden map[string]string
+}
+
+// adopt makes the actions of a pipeline those of a definition that was read from a
+// file, and its variables and permissions if it says so. user is in whose name the
+// execution is. What is wrong is a *project.Invalid.
+func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a adopted, err error) {
+	a.pipeline, a.own, a.notes, a.hidden = d.Pipeline, true, d.notes, map[string]string{}
+	a.pipeline.Project, a.pipeline.Workspace = pl.Project, pl.Workspace
+	if !d.Pipeline.VariablesByYAML {
+		a.pipeline.Variables = pl.Variables
+	}
+	if d.Pipeline.VariablesByYAML || d.Pipeline.PermissionsByYAML {
+		if err := p.adoptRow(tx, pl, &a); err != nil {
+			return a, d.from.wrong("", err)
+		}
+	}
+	by, err := access.As(tx, user)
+	if err != nil {
+		return a, err
+	}
+	have, gone, err := loadAllActions(tx, pl.ID)
+	if err != nil {
+		return a, err
+	}
+	var order []ActionID
+	for i, n := range d.Actions {
+		now, err := p.adoptAction(tx, by, pl, n, &have, gone)
+		if err != nil {
+			return a, d.from.wrong(fmt.Sprintf("actions.%d (%s): ", i, n.Name), err)
+		}
+		hidden, err := p.unseal(tx, "actions", now.ID.row(), int64(now.ID))
+		if err != nil {
+			return a, err
+		}
+		for k, v := range hidden {
+			a.hidden[now.ID.row()+"/"+k] = v
+		}
+		a.actions, order = append(a.actions, now), append(order, now.ID)
+	}
+	for _, old := range have {
+		if !gone[old.ID] {
+			if _, err := tx.Exec(`UPDATE actions SET gone = 1 WHERE id = ?`, old.ID); err != nil {
+				return a, err
+			}
+		}
+	}
+	return a, inOrder(tx, pl.ID, order)
+}
+
+// adoptRow gives the pipeline in the store what the file is to manage of it.
+func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted) error {
+	row := pl
+	if a.pipeline.PermissionsByYAML {
+		row.Permissions = a.pipeline.Permissions
+	}
+	had, err := p.unseal(tx, "pipelines", pl.ID.row(), int64(pl.ID))
+	if err != nil {
+		return err
+	}
+	hidden := had
+	if a.pipeline.VariablesByYAML {
+		row.Variables = fromFile(a.pipeline.Variables, pl.Variables)
+		if hidden, err = hideVariables(row.Variables, had); err != nil {
+			return err
+		}
+		a.pipeline.Variables = slices.Clone(row.Variables)
+		for k, v := range hidden {
+			a.hidden[pl.ID.row()+"/"+k] = v
+		}
+	}
+	if same(row.Variables, pl.Variables) && same(row.Permissions, pl.Permissions) && maps.Equal(hidden, had) {
+		return nil
+	}
+	spec, err := specOf(row)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`UPDATE pipelines SET spec = ? WHERE id = ?`, spec, pl.ID); err != nil {
+		return err
+	}
+	return p.seal(tx, "pipelines", pl.ID.row(), hidden, int64(pl.ID))
+}
+
+// adoptAction finds the row of an action by name and kind, or makes one, and gives
+// it what the file says. It is taken out of have.
+func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool) (now Action, err error) {
+	i := slices.IndexFunc(*have, func(old Action) bool { return n.isOne(old) && !gone[old.ID] })
+	if i < 0 {
+		i = slices.IndexFunc(*have, n.isOne)
+	}
+	if i < 0 {
+		n.Variables = fromFile(n.Variables, nil)
+		if now, err = p.createActionIn(tx, pl.ID, n, nil); err == nil {
+			err = p.mayName(tx, by, pl.Workspace, Registry{}, *now.registry())
+		}
+		return now, err
+	}
+	old := (*have)[i]
+	*have = slices.Delete(*have, i, i+1)
+	if gone[old.ID] {
+		if _, err := tx.Exec(`UPDATE actions SET gone = 0 WHERE id = ?`, old.ID); err != nil {
+			return now, err
+		}
+	}
+	now, err = p.updateActionIn(tx, pl.ID, old.ID, func(a *Action) error {
+		n.Variables = fromFile(n.Variables, a.Variables)
+		n.Attrs = withOthers(p.cfg.Language.Dialect, n.Attrs, a.Attrs)
+		*a = n
+		return nil
+	}, nil)
+	if err == nil {
+		err = p.mayName(tx, by, pl.Workspace, *old.registry(), *now.registry())
+	}
+	return now, err
+}
+
+// fromFile gives the variables of a file, settable ones with the value that runs
+// gave them since the file last said another one.
+func fromFile(file, had []Variable) []Variable {
+	file = slices.Clone(file)
+	for i := range file {
+		v := &file[i]
+		if !v.Settable || v.Encrypted || !v.isVar() {
+			continue
+		}
+		v.First = v.Value
+		if n := slices.IndexFunc(had, func(h Variable) bool { return h.Key == v.Key && h.Settable && h.isVar() && h.First == v.Value }); n >= 0 {
+			v.Value, v.Encrypted = had[n].Value, had[n].Encrypted
+		}
+	}
+	return file
+}
+
+// inOrder puts the actions of a pipeline into an order, unless they are in it.
+func inOrder(tx *db.Tx, pl ID, order []ActionID) error {
+	now, err := loadActions(tx, pl)
+	if err != nil || slices.EqualFunc(now, order, func(a Action, id ActionID) bool { return a.ID == id }) {
+		return err
+	}
+	for i, id := range order {
+		if _, err := tx.Exec(`UPDATE actions SET position = ? WHERE id = ?`, i+1, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// define has the definition of the execution read from its file, unless that is
+// being done.
+func (c *crew) define(ctx context.Context, wanted bool) {
+	if !wanted || c.ends[judging] != nil {
+		return
+	}
+	one := c.h.copy(false)
+	c.run(ctx, judging, func(ctx context.Context) settled {
+		d, err := one.p.define(ctx, one.x.Frozen, one.x.Commit)
+		if err != nil {
+			d = &defined{err: err}
+		}
+		return settled{defined: d}
+	})
+}
+
+// definedNow gives an execution the definition that was read for it; it fails if
+// there is none.
+func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (failed bool, err error) {
+	if d.err != nil {
+		return true, h.p.problem(tx, x, h.masked(d.err.Error()))
+	}
+	pl, err := loadPipeline(tx, x.Pipeline)
+	if err != nil {
+		return false, err
+	}
+	a, err := h.p.adopt(tx, x.By, pl, d)
+	if err != nil {
+		return false, err
+	}
+	x.Frozen, x.Notes, x.undefined, x.own = a.pipeline, a.notes, false, true
+	x.Priority = cmp.Or(x.Frozen.Priority, Normal) // nobody asked for another one
+	secrets, err := h.p.unseal(tx, "executions", x.ID.row(), x.ID)
+	if err != nil {
+		return false, err
+	}
+	if secrets == nil {
+		secrets = map[string]string{}
+	}
+	maps.Copy(secrets, a.hidden)
+	if err := h.p.loopNow(tx, x, a, secrets); err != nil {
+		return false, err
+	}
+	if err := h.p.seal(tx, "executions", x.ID.row(), secrets, x.ID); err != nil {
+		return false, err
+	}
+	return false, x.setSteps(tx, a.actions)
+}
+
+// loopNow makes an execution the first round of the loop that its file says, if it
+// says one, and starts those of the others. secrets get the values of the round
+// that are hidden.
+func (p *Pipelines) loopNow(tx *db.Tx, x *Execution, a adopted, secrets map[string]string) error {
+	if len(a.pipeline.Loop) == 0 {
+		return nil
+	}
+	var text []byte
+	if err := tx.QueryRow(`SELECT input FROM executions WHERE id = ?`, x.ID).Scan(&text); err != nil {
+		return err
+	}
+	var in input
+	if err := json.Unmarshal(text, &in); err != nil {
+		return err
+	}
+	rounds, refused, err := p.startRounds(tx, a.pipeline, in.Start)
+	if err != nil {
+		return err
+	}
+	for i, variables := range rounds {
+		next := in.Start
+		if next.Variables = slices.Clone(variables); i > 0 {
+			if _, err := p.startOne(tx, x.By, a, next, x.Commit, x.From, looping{x.ID, refused}); err != nil {
+				return err
+			}
+			continue
+		}
+		hidden, err := hideVariables(next.Variables, secrets)
+		if err != nil {
+			return err
+		}
+		maps.Copy(secrets, hidden)
+		x.Variables, x.loop = next.Variables, looping{Refused: refused}
+		first := in
+		first.Start, first.Loop = next, x.loop
+		if text, err = json.Marshal(first); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE executions SET input = ? WHERE id = ?`, text, x.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setSteps replaces the actions of an execution that has not begun.
+func (x *Execution) setSteps(tx *db.Tx, actions []Action) error {
+	known := map[ActionID]string{}
+	for _, s := range x.Steps {
+		known[s.Action.ID] = s.ID
+	}
+	if _, err := tx.Exec(`DELETE FROM action_executions WHERE execution = ?`, x.ID); err != nil {
+		return err
+	}
+	text, err := x.frozenText(actions)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`UPDATE executions SET frozen = ?, no_skip = ?, concurrent = ?, priority = ?, undefined = 0 WHERE id = ?`,
+		text, x.Frozen.NoSkip, x.Frozen.Concurrent, x.Priority, x.ID); err != nil {
+		return err
+	}
+	x.Steps = nil
+	for i, a := range actions {
+		id := known[a.ID]
+		if id == "" {
+			id = newStepID()
+		}
+		if err := x.addStep(tx, ActionExecution{ID: id, Index: i, Action: a, Status: Initial}); err != nil {
+			return err
+		}
+	}
+	tx.Wake(Topic(x.ID))
+	return nil
+}
+
+// problem ends an execution whose actions cannot be told. The first action that the
+// last file had says why, too.
+func (p *Pipelines) problem(tx *db.Tx, x *Execution, why string) error {
+	x.Status, x.Finished, x.Problem = Failed, tx.Now, why
+	if _, err := tx.Exec(`UPDATE executions SET status = 'FAILED', finished = ?, problem = ?, waiting = 0, due_at = NULL WHERE id = ?`,
+		db.Micros(tx.Now), why, x.ID); err != nil {
+		return err
+	}
+	for i := range x.Steps {
+		s := &x.Steps[i]
+		if s.Status = NotExecuted; i == 0 {
+			s.Status, s.Error, s.Code, s.Finished = Failed, why, -1, tx.Now
+		}
+		if err := saveStep(tx, *s); err != nil {
+			return err
+		}
+	}
+	if err := dropSecrets(tx, x.Workspace, x.Pipeline); err != nil {
+		return err
+	}
+	return tell(tx, event.ExecutionFinished, *x)
+}
