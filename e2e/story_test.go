@@ -48,9 +48,9 @@ func (s *lane) story(name string) *story {
 	return y
 }
 
-// tell goes through the scenario. Two things happen at once: a push is built
-// and run by two actions beside each other, as a file in it says, and a service is hosted, changed,
-// and gives way to another.
+// tell goes through the scenario. Two things happen at once: a push is built and
+// run by two actions beside each other, as a file in it says, and a service is
+// hosted, changed, and gives way to another.
 func (y *story) tell(ctx context.Context) error {
 	dockerfile := "FROM slipway.local/default/steady:latest\nCOPY name /name\nRUN [\"/probe\", \"lines\", \"10\", \"10ms\"]\n"
 	file, err := json.Marshal([]any{map[string]any{"pipeline": "work", "actions": y.actions}}) // which is YAML, too
@@ -139,6 +139,10 @@ func (y *story) checkLogs(ctx context.Context, e execution) error {
 // that a kill interrupted begins again, which the log says; what it had said
 // stays.
 func checkBuild(l []string) error {
+	if !strings.HasPrefix(l[0], "Note: the actions are those of buddy.yml at commit ") {
+		return errors.New("it does not tell of the file")
+	}
+	l = l[1:]
 	var parts [][]string
 	from := 0
 	for i, s := range l {

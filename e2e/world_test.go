@@ -125,15 +125,13 @@ func (j *job) makePipeline(ctx context.Context) error {
 			}
 			return errYet // look for its id
 		}
-		if j.pipeline = l.Pipelines[0].ID; j.inFile {
-			return nil
-		}
+		j.pipeline = l.Pipelines[0].ID
 		var have struct{ Actions []struct{ Name string } }
 		if err := j.s.Do(ctx, "GET", j.pipelinePath()+"/actions", nil, &have); err != nil {
 			return err
 		}
 		for i, a := range j.actions {
-			if i < len(have.Actions) {
+			if i < len(have.Actions) || j.inFile {
 				continue
 			}
 			if err := j.s.Do(ctx, "POST", j.pipelinePath()+"/actions", a, nil); err != nil {

@@ -271,7 +271,7 @@ func validateVariables(vs []Variable, inv *project.Invalid) {
 				inv.Add(at+"."+f.name, "unsupported", secret.Unobeyed)
 			}
 		}
-		inv.NoNUL(at+".value", v.Value)
+		inv.NoNUL(at+".value", v.Value, at+".value", v.First)
 		inv.Text(at+".description", v.Description, maxText)
 		inv.Text(at+".file_path", v.FilePath, maxText)
 		if len(v.Value) > maxVariable {

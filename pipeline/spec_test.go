@@ -272,6 +272,7 @@ func TestUnsupported(t *testing.T) {
 		"Variable.InitPath": "variables.0.init_path", "Variable.Defaults": "variables.0.defaults", "Variable.FilePlace": obeyed,
 		"Variable.FilePath": obeyed, "Variable.FileMode": obeyed, "Variable.Password": "variables.0.password",
 		"Variable.Passphrase": "variables.0.passphrase", "Variable.KeyIdentifier": "variables.0.key_identifier",
+		"Variable.First": kept,
 	}
 	no := false
 	filled := map[string]Action{
