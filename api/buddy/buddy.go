@@ -83,9 +83,22 @@ func rewrite(path string) string {
 	return path
 }
 
+// table puts the parts of the dialect together.
 func (h *handlers) table() map[string]api.Handler {
-	const w, p, l = atWorkspace, atProject, atPipeline
-	t := map[string]api.Handler{
+	t := map[string]api.Handler{}
+	for _, part := range []map[string]api.Handler{
+		h.account(), h.places(), h.work(), h.repository(), h.files(),
+		h.members(), h.groups(), h.groupMembers(), h.permissionSets(), h.memberTeam().routes(h), h.groupTeam().routes(h),
+		h.variables(), h.environments(), h.integrations(), h.webhooks(),
+	} {
+		maps.Copy(t, part)
+	}
+	return t
+}
+
+// account is of the user itself.
+func (h *handlers) account() map[string]api.Handler {
+	return map[string]api.Handler{
 		"GET /user":                   h.getUser,
 		"PATCH /user":                 h.renameUser,
 		"GET /user/keys":              h.listKeys,
@@ -100,116 +113,80 @@ func (h *handlers) table() map[string]api.Handler {
 		"GET /user/tokens/{id}":       h.getToken,
 		"DELETE /user/tokens/{id}":    h.deleteToken,
 		"GET /user/token":             h.getOwnToken,
-		"GET /workspaces":             h.listWorkspaces,
-		"POST /workspaces":            h.createWorkspace,
-		"GET " + w:                    h.getWorkspace,
-		"PATCH " + w:                  h.renameWorkspace,
-		"DELETE " + w:                 h.deleteWorkspace,
-
-		"GET " + w + "/integrations":                  h.listIntegrations,
-		"POST " + w + "/integrations":                 h.createIntegration,
-		"GET " + w + "/integrations/{integration}":    h.getIntegration,
-		"PATCH " + w + "/integrations/{integration}":  h.updateIntegration,
-		"DELETE " + w + "/integrations/{integration}": h.deleteIntegration,
-
-		"GET " + w + "/projects":    h.listProjects,
-		"POST " + w + "/projects":   h.createProject,
-		"GET " + w + "/variables":   h.listVariables,
-		"POST " + w + "/variables":  h.createVariable,
-		"GET " + p:                  h.getProject,
-		"PATCH " + p:                h.updateProject,
-		"DELETE " + p:               h.deleteProject,
-		"GET " + p + "/pipelines":   h.listPipelines,
-		"POST " + p + "/pipelines":  h.createPipeline,
-		"GET " + l:                  h.getPipeline,
-		"PATCH " + l:                h.updatePipeline,
-		"DELETE " + l:               h.deletePipeline,
-		"GET " + l + "/actions":     h.listActions,
-		"POST " + l + "/actions":    h.createAction,
-		"GET " + l + "/executions":  h.listExecutions,
-		"POST " + l + "/executions": h.startExecution,
-
-		"GET " + w + "/variables/{variable}":                              h.getVariable,
-		"PATCH " + w + "/variables/{variable}":                            h.updateVariable,
-		"DELETE " + w + "/variables/{variable}":                           h.deleteVariable,
-		"GET " + w + "/environments":                                      h.listEnvironments,
-		"POST " + w + "/environments":                                     h.createEnvironment,
-		"GET " + w + "/environments/{environment}":                        h.getEnvironment,
-		"DELETE " + w + "/environments/{environment}":                     h.deleteEnvironment,
-		"GET " + l + "/actions/{action}":                                  h.getAction,
-		"PATCH " + l + "/actions/{action}":                                h.updateAction,
-		"DELETE " + l + "/actions/{action}":                               h.deleteAction,
-		"GET " + l + "/executions/{number}":                               h.getExecution,
-		"PATCH " + l + "/executions/{number}":                             h.operate,
-		"GET " + l + "/executions/{number}/action_executions/{step}":      h.getStep,
-		"GET " + l + "/executions/{number}/action_executions/{step}/logs": h.getLogs,
-		"GET " + l + "/executions/{number}/action/{action}":               h.getStepOfAction,
-
-		"GET " + w + "/members":                            h.listMembers,
-		"POST " + w + "/members":                           h.inviteMember,
-		"GET " + w + "/members/{member}":                   h.getMember,
-		"PATCH " + w + "/members/{member}":                 h.updateMember,
-		"DELETE " + w + "/members/{member}":                h.deleteMember,
-		"GET " + w + "/groups":                             h.listGroups,
-		"POST " + w + "/groups":                            h.createGroup,
-		"GET " + w + "/groups/{group}":                     h.getGroup,
-		"PATCH " + w + "/groups/{group}":                   h.updateGroup,
-		"DELETE " + w + "/groups/{group}":                  h.deleteGroup,
-		"GET " + w + "/groups/{group}/members":             h.listGroupMembers,
-		"POST " + w + "/groups/{group}/members":            h.addGroupMember,
-		"GET " + w + "/groups/{group}/members/{member}":    h.getGroupMember,
-		"PATCH " + w + "/groups/{group}/members/{member}":  h.updateGroupMember,
-		"DELETE " + w + "/groups/{group}/members/{member}": h.deleteGroupMember,
-		"GET " + w + "/permissions":                        h.listPermissions,
-		"POST " + w + "/permissions":                       h.createPermission,
-		"GET " + w + "/permissions/{permission}":           h.getPermission,
-		"PATCH " + w + "/permissions/{permission}":         h.updatePermission,
-		"DELETE " + w + "/permissions/{permission}":        h.deletePermission,
-		"GET " + p + "/members":                            of(h.memberTeam(), h.listTeam),
-		"POST " + p + "/members":                           of(h.memberTeam(), h.addTeam),
-		"GET " + p + "/members/{member}":                   of(h.memberTeam(), h.getTeam),
-		"PATCH " + p + "/members/{member}":                 of(h.memberTeam(), h.setTeam),
-		"DELETE " + p + "/members/{member}":                of(h.memberTeam(), h.removeTeam),
-		"GET " + p + "/groups":                             of(h.groupTeam(), h.listTeam),
-		"POST " + p + "/groups":                            of(h.groupTeam(), h.addTeam),
-		"GET " + p + "/groups/{group}":                     of(h.groupTeam(), h.getTeam),
-		"PATCH " + p + "/groups/{group}":                   of(h.groupTeam(), h.setTeam),
-		"DELETE " + p + "/groups/{group}":                  of(h.groupTeam(), h.removeTeam),
 	}
-	maps.Copy(t, h.contents())
-	return t
 }
 
-// contents is the part of the table about files, and webhooks.
-func (h *handlers) contents() map[string]api.Handler {
-	const w, p, l = atWorkspace, atProject, atPipeline
+// places are workspaces and projects.
+func (h *handlers) places() map[string]api.Handler {
+	const w, p = atWorkspace, atProject
 	return map[string]api.Handler{
-		"GET " + p + "/repository/contents":              h.getContent,
-		"POST " + p + "/repository/contents":             h.createContent,
-		"GET " + p + "/repository/contents/{path...}":    h.getContent,
-		"PUT " + p + "/repository/contents/{path...}":    h.updateContent,
-		"DELETE " + p + "/repository/contents/{path...}": h.deleteContent,
-		"GET " + p + "/repository/branches":              h.listBranches,
-		"POST " + p + "/repository/branches":             h.createBranch,
-		"GET " + p + "/repository/branches/{ref...}":     h.getBranch,
-		"DELETE " + p + "/repository/branches/{ref...}":  h.deleteBranch,
-		"GET " + p + "/repository/tags":                  h.listTags,
-		"GET " + p + "/repository/tags/{ref...}":         h.getTag,
-		"GET " + p + "/repository/commits":               h.listCommits,
-		"GET " + p + "/repository/commits/{revision...}": h.getCommit,
+		"GET /workspaces":         h.listWorkspaces,
+		"POST /workspaces":        h.createWorkspace,
+		"GET " + w:                h.getWorkspace,
+		"PATCH " + w:              h.renameWorkspace,
+		"DELETE " + w:             h.deleteWorkspace,
+		"GET " + w + "/projects":  h.listProjects,
+		"POST " + w + "/projects": h.createProject,
+		"GET " + p:                h.getProject,
+		"PATCH " + p:              h.updateProject,
+		"DELETE " + p:             h.deleteProject,
+	}
+}
 
-		"POST " + l + "/files":                   h.addFile,
-		"GET " + l + "/files/search":             h.searchFiles,
-		"GET " + l + "/files/contents":           h.getFile,
-		"GET " + l + "/files/contents/{path...}": h.getFile,
-		"PUT " + l + "/files/{path...}":          h.updateFile,
-		"DELETE " + l + "/files/{path...}":       h.deleteFile,
+// work is pipelines, their actions and their executions.
+func (h *handlers) work() map[string]api.Handler {
+	const p, l = atProject, atPipeline
+	return map[string]api.Handler{
+		"GET " + p + "/pipelines":                                    h.listPipelines,
+		"POST " + p + "/pipelines":                                   h.createPipeline,
+		"GET " + l:                                                   h.getPipeline,
+		"PATCH " + l:                                                 h.updatePipeline,
+		"DELETE " + l:                                                h.deletePipeline,
+		"GET " + l + "/actions":                                      h.listActions,
+		"POST " + l + "/actions":                                     h.createAction,
+		"GET " + l + "/actions/{action}":                             h.getAction,
+		"PATCH " + l + "/actions/{action}":                           h.updateAction,
+		"DELETE " + l + "/actions/{action}":                          h.deleteAction,
+		"GET " + l + "/executions":                                   h.listExecutions,
+		"POST " + l + "/executions":                                  h.startExecution,
+		"GET " + l + "/executions/{number}":                          h.getExecution,
+		"PATCH " + l + "/executions/{number}":                        h.operate,
+		"GET " + l + "/executions/{number}/action_executions/{step}": h.getStep,
+		"GET " + l + "/executions/{number}/action_executions/{step}/logs": h.getLogs,
+		"GET " + l + "/executions/{number}/action/{action}":               h.getStepOfAction,
+	}
+}
 
-		"GET " + w + "/webhooks":              h.listHooks,
-		"POST " + w + "/webhooks":             h.createHook,
-		"GET " + w + "/webhooks/{webhook}":    h.getHook,
-		"PATCH " + w + "/webhooks/{webhook}":  h.updateHook,
-		"DELETE " + w + "/webhooks/{webhook}": h.deleteHook,
+// repository is what is in a project's git repository.
+func (h *handlers) repository() map[string]api.Handler {
+	const at = atProject + "/repository"
+	return map[string]api.Handler{
+		"GET " + at + "/contents":              h.getContent,
+		"POST " + at + "/contents":             h.createContent,
+		"GET " + at + "/contents/{path...}":    h.getContent,
+		"PUT " + at + "/contents/{path...}":    h.updateContent,
+		"DELETE " + at + "/contents/{path...}": h.deleteContent,
+		"GET " + at + "/branches":              h.listBranches,
+		"POST " + at + "/branches":             h.createBranch,
+		"GET " + at + "/branches/{ref...}":     h.getBranch,
+		"DELETE " + at + "/branches/{ref...}":  h.deleteBranch,
+		"GET " + at + "/tags":                  h.listTags,
+		"GET " + at + "/tags/{ref...}":         h.getTag,
+		"GET " + at + "/commits":               h.listCommits,
+		"GET " + at + "/commits/{revision...}": h.getCommit,
+	}
+}
+
+// files are those of a pipeline.
+func (h *handlers) files() map[string]api.Handler {
+	const at = atPipeline + "/files"
+	return map[string]api.Handler{
+		"POST " + at:                        h.addFile,
+		"GET " + at + "/search":             h.searchFiles,
+		"GET " + at + "/contents":           h.getFile,
+		"GET " + at + "/contents/{path...}": h.getFile,
+		"PUT " + at + "/{path...}":          h.updateFile,
+		"DELETE " + at + "/{path...}":       h.deleteFile,
 	}
 }
 

@@ -18,6 +18,36 @@ const (
 	ofProject   = "PROJECT"
 )
 
+func (h *handlers) environments() map[string]api.Handler {
+	return routes(h, atWorkspace, noun[secret.Environment]{
+		path: "/environments", name: "environment", key: "environments", words: "identifier name scope project", text: true,
+		list: func(q ask) ([]secret.Environment, error) {
+			var in project.ID
+			v := q.r.URL.Query()
+			if name := or(v.Get("project_name"), v.Get("projectName")); name != "" {
+				p, err := h.Projects.Find(q.ctx(), q.by, q.ws.ID, name)
+				if err != nil {
+					return nil, err
+				}
+				in = p.ID
+			}
+			return h.Secrets.Environments(q.ctx(), q.by, q.ws.ID, in)
+		},
+		create: h.createEnvironment,
+		get: func(q ask) (secret.Environment, error) {
+			return h.Secrets.Environment(q.ctx(), q.by, q.ws.ID, q.r.PathValue("environment"))
+		},
+		remove: func(q ask) error {
+			return h.Secrets.DeleteEnvironment(q.ctx(), q.by, q.ws.ID, q.r.PathValue("environment"))
+		},
+		title: func(e secret.Environment) string { return e.Name },
+		id:    func(e secret.Environment) int64 { return e.Created.UnixMicro() },
+		from: func(q ask, _ bool) (func(secret.Environment) (object, error), error) {
+			return func(e secret.Environment) (object, error) { return h.fromEnvironment(q.r, q.by, q.at, e) }, nil
+		},
+	})
+}
+
 func (h *handlers) fromEnvironment(r *http.Request, by access.Actor, at place, e secret.Environment) (object, error) {
 	scope := ofWorkspace
 	var of any
@@ -40,49 +70,9 @@ func (h *handlers) fromEnvironment(r *http.Request, by access.Actor, at place, e
 	}, nil
 }
 
-func (h *handlers) listEnvironments(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.workspace(r, by)
-	if err != nil {
-		return err
-	}
-	q, err := readQuery(r)
-	if err != nil {
-		return err
-	}
-	var in project.ID
-	if name := or(r.URL.Query().Get("project_name"), r.URL.Query().Get("projectName")); name != "" {
-		p, err := h.Projects.Find(r.Context(), by, ws.ID, name)
-		if err != nil {
-			return err
-		}
-		in = p.ID
-	}
-	all, err := h.Secrets.Environments(r.Context(), by, ws.ID, in)
-	if err != nil {
-		return err
-	}
-	l := []object{}
-	for _, e := range sorted(all, q, func(e secret.Environment) string { return e.Name }, func(e secret.Environment) int64 { return e.Created.UnixMicro() }) {
-		o, err := h.fromEnvironment(r, by, at, e)
-		if err != nil {
-			return err
-		}
-		l = append(l, o)
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", at.url("/environments")}, {"html_url", at.page("/environments")}, {"environments", l}})
-}
-
-func (h *handlers) createEnvironment(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.workspace(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
+func (h *handlers) createEnvironment(q ask, b body) (secret.Environment, error) {
 	d := &decoder{}
-	e := secret.Environment{Workspace: ws.ID}
+	e := secret.Environment{Workspace: q.ws.ID}
 	scope, name := "", ""
 	d.member(b, "identifier", func(raw json.RawMessage) { e.Identifier = d.str(raw) })
 	d.member(b, "name", func(raw json.RawMessage) { e.Name = d.str(raw) })
@@ -90,7 +80,6 @@ func (h *handlers) createEnvironment(w http.ResponseWriter, r *http.Request, by 
 	d.member(b, "project", func(raw json.RawMessage) {
 		d.member(d.object(raw), "name", func(raw json.RawMessage) { name = d.str(raw) })
 	})
-	ignored(w, others(b, "identifier name scope project"))
 	switch {
 	case scope != "" && scope != ofWorkspace && scope != ofProject:
 		d.inv.Add("scope", "enum", "must be one of WORKSPACE, PROJECT")
@@ -100,54 +89,16 @@ func (h *handlers) createEnvironment(w http.ResponseWriter, r *http.Request, by 
 		d.inv.Add("project", "conflict", "goes with scope PROJECT")
 	}
 	if name != "" {
-		p, err := h.Projects.Find(r.Context(), by, ws.ID, name)
+		p, err := h.Projects.Find(q.ctx(), q.by, q.ws.ID, name)
 		if errdefs.IsNotFound(err) {
 			d.inv.Add("project.name", "unknown", "does not exist")
 		} else if err != nil {
-			return err
+			return e, err
 		}
 		e.Project = p.ID
 	}
-	if err := d.checked(func(inv *project.Invalid) {
-		if bad, ok := project.AsInvalid(e.Validate()); ok {
-			inv.Fields = bad.Fields
-		}
-	}); err != nil {
-		return err
+	if err := d.valid(e.Validate); err != nil {
+		return e, err
 	}
-	if e, err = h.Secrets.CreateEnvironment(r.Context(), by, e); err != nil {
-		return err
-	}
-	o, err := h.fromEnvironment(r, by, at, e)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, o)
-}
-
-func (h *handlers) getEnvironment(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.workspace(r, by)
-	if err != nil {
-		return err
-	}
-	e, err := h.Secrets.Environment(r.Context(), by, ws.ID, r.PathValue("environment"))
-	if err != nil {
-		return err
-	}
-	o, err := h.fromEnvironment(r, by, at, e)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, o)
-}
-
-func (h *handlers) deleteEnvironment(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, _, err := h.workspace(r, by)
-	if err != nil {
-		return err
-	}
-	if err := h.Secrets.DeleteEnvironment(r.Context(), by, ws.ID, r.PathValue("environment")); err != nil {
-		return err
-	}
-	return noContent(w)
+	return h.Secrets.CreateEnvironment(q.ctx(), q.by, e)
 }

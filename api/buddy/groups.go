@@ -2,7 +2,6 @@ package buddy
 
 import (
 	"encoding/json"
-	"net/http"
 
 	"slipway/access"
 	"slipway/api"
@@ -21,19 +20,6 @@ func fromGroup(at place, g access.Group) object {
 	}
 }
 
-func (h *handlers) listGroups(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, _, err := h.inWorkspace(r, by)
-	if err != nil {
-		return err
-	}
-	all, err := h.Access.Groups(r.Context(), by, ws)
-	if err != nil {
-		return err
-	}
-	return pageOf(w, r, at, "/groups", "groups", all, func(g access.Group) string { return g.Name },
-		func(g access.Group) int64 { return g.ID }, func(g access.Group) object { return fromGroup(at, g) })
-}
-
 // readGroup gives what a body changes of a group.
 func readGroup(d *decoder, b body) func(*access.Group) error {
 	return func(g *access.Group) error {
@@ -44,66 +30,27 @@ func readGroup(d *decoder, b body) func(*access.Group) error {
 	}
 }
 
-const groupWords = "name description auto_assign_to_new_projects auto_assign_permission_set_id id url html_url members_url"
-
-func (h *handlers) createGroup(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, _, err := h.inWorkspace(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	ignored(w, others(b, groupWords))
-	var g access.Group
-	if err := readGroup(&decoder{}, b)(&g); err != nil {
-		return err
-	}
-	if g, err = h.Access.CreateGroup(r.Context(), by, ws, g); err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, fromGroup(at, g))
-}
-
-func (h *handlers) getGroup(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, ids, err := h.inWorkspace(r, by, "group")
-	if err != nil {
-		return err
-	}
-	g, err := h.Access.Group(r.Context(), by, ws, ids[0])
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, fromGroup(at, g))
-}
-
-func (h *handlers) updateGroup(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, ids, err := h.inWorkspace(r, by, "group")
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	ignored(w, others(b, groupWords))
-	g, err := h.Access.UpdateGroup(r.Context(), by, ws, ids[0], readGroup(&decoder{}, b))
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, fromGroup(at, g))
-}
-
-func (h *handlers) deleteGroup(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, _, ids, err := h.inWorkspace(r, by, "group")
-	if err != nil {
-		return err
-	}
-	if err := h.Access.DeleteGroup(r.Context(), by, ws, ids[0]); err != nil {
-		return err
-	}
-	return noContent(w)
+func (h *handlers) groups() map[string]api.Handler {
+	a := h.Access
+	return routes(h, atWorkspace, noun[access.Group]{
+		path: "/groups", name: "group", key: "groups",
+		words: "name description auto_assign_to_new_projects auto_assign_permission_set_id members_url",
+		list:  func(q ask) ([]access.Group, error) { return a.Groups(q.ctx(), q.by, q.ws.ID) },
+		create: func(q ask, b body) (g access.Group, err error) {
+			if err := readGroup(&decoder{}, b)(&g); err != nil {
+				return g, err
+			}
+			return a.CreateGroup(q.ctx(), q.by, q.ws.ID, g)
+		},
+		get: func(q ask) (access.Group, error) { return a.Group(q.ctx(), q.by, q.ws.ID, q.n["group"]) },
+		update: func(q ask, b body) (access.Group, error) {
+			return a.UpdateGroup(q.ctx(), q.by, q.ws.ID, q.n["group"], readGroup(&decoder{}, b))
+		},
+		remove: func(q ask) error { return a.DeleteGroup(q.ctx(), q.by, q.ws.ID, q.n["group"]) },
+		title:  func(g access.Group) string { return g.Name },
+		id:     func(g access.Group) int64 { return g.ID },
+		from:   plain(fromGroup),
+	})
 }
 
 func fromInGroup(at place, group int64, g access.InGroup) object {
@@ -114,19 +61,6 @@ func fromInGroup(at place, group int64, g access.InGroup) object {
 	o := fromMember(at, g.MemberOf)
 	o[0].value = at.url("/groups/%d/members/%d", group, g.User.ID)
 	return o.with("status", status)
-}
-
-func (h *handlers) listGroupMembers(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, ids, err := h.inWorkspace(r, by, "group")
-	if err != nil {
-		return err
-	}
-	all, err := h.Access.GroupMembers(r.Context(), by, ws, ids[0])
-	if err != nil {
-		return err
-	}
-	return pageOf(w, r, at, "/groups/"+r.PathValue("group")+"/members", "members", all, func(g access.InGroup) string { return g.User.Name },
-		func(g access.InGroup) int64 { return g.User.ID }, func(g access.InGroup) object { return fromInGroup(at, ids[0], g) })
 }
 
 // readStatus reads what somebody is in a group.
@@ -143,27 +77,38 @@ func readStatus(d *decoder, b body) (manager bool) {
 	return manager
 }
 
-func (h *handlers) addGroupMember(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, ids, err := h.inWorkspace(r, by, "group")
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	d := &decoder{}
-	id := d.id(b, "id")
-	manager := readStatus(d, b)
-	ignored(w, others(b, "id status"))
-	if err := d.inv.Err(); err != nil {
-		return err
-	}
-	g, err := h.Access.AddToGroup(r.Context(), by, ws, ids[0], id, manager)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, fromInGroup(at, ids[0], g))
+func (h *handlers) groupMembers() map[string]api.Handler {
+	a := h.Access
+	return routes(h, atWorkspace, noun[access.InGroup]{
+		path: "/groups/{group}/members", name: "member", key: "members", words: "status",
+		list: func(q ask) ([]access.InGroup, error) { return a.GroupMembers(q.ctx(), q.by, q.ws.ID, q.n["group"]) },
+		create: func(q ask, b body) (g access.InGroup, err error) {
+			d := &decoder{}
+			id := d.id(b, "id")
+			manager := readStatus(d, b)
+			if err := d.inv.Err(); err != nil {
+				return g, err
+			}
+			return a.AddToGroup(q.ctx(), q.by, q.ws.ID, q.n["group"], id, manager)
+		},
+		get: func(q ask) (access.InGroup, error) {
+			return a.GroupMember(q.ctx(), q.by, q.ws.ID, q.n["group"], q.n["member"])
+		},
+		update: func(q ask, b body) (g access.InGroup, err error) {
+			d := &decoder{}
+			manager := readStatus(d, b)
+			if err := d.inv.Err(); err != nil {
+				return g, err
+			}
+			return a.UpdateInGroup(q.ctx(), q.by, q.ws.ID, q.n["group"], q.n["member"], manager)
+		},
+		remove: func(q ask) error { return a.RemoveFromGroup(q.ctx(), q.by, q.ws.ID, q.n["group"], q.n["member"]) },
+		title:  func(g access.InGroup) string { return g.User.Name },
+		id:     func(g access.InGroup) int64 { return g.User.ID },
+		from: func(q ask, _ bool) (func(access.InGroup) (object, error), error) {
+			return func(g access.InGroup) (object, error) { return fromInGroup(q.at, q.n["group"], g), nil }, nil
+		},
+	})
 }
 
 // id reads an id that must be there.
@@ -173,49 +118,4 @@ func (d *decoder) id(b body, name string) (id int64) {
 		d.at(name, func() { d.bad("required", "is required") })
 	}
 	return id
-}
-
-func (h *handlers) getGroupMember(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, ids, err := h.inWorkspace(r, by, "group", "member")
-	if err != nil {
-		return err
-	}
-	g, err := h.Access.GroupMember(r.Context(), by, ws, ids[0], ids[1])
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, fromInGroup(at, ids[0], g))
-}
-
-func (h *handlers) updateGroupMember(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, ids, err := h.inWorkspace(r, by, "group", "member")
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	d := &decoder{}
-	manager := readStatus(d, b)
-	ignored(w, others(b, "status id"))
-	if err := d.inv.Err(); err != nil {
-		return err
-	}
-	g, err := h.Access.UpdateInGroup(r.Context(), by, ws, ids[0], ids[1], manager)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, fromInGroup(at, ids[0], g))
-}
-
-func (h *handlers) deleteGroupMember(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, _, ids, err := h.inWorkspace(r, by, "group", "member")
-	if err != nil {
-		return err
-	}
-	if err := h.Access.RemoveFromGroup(r.Context(), by, ws, ids[0], ids[1]); err != nil {
-		return err
-	}
-	return noContent(w)
 }

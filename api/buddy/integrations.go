@@ -42,16 +42,15 @@ func credentials(i *secret.Integration) []credential {
 	}
 }
 
-// readIntegration reads the members of a request into an integration, and lists
-// those that nobody knows. Null is as not given.
-func readIntegration(d *decoder, b body, i *secret.Integration) (scope, projectName string, unknown []string) {
-	known := map[string]bool{}
-	read := func(name string, f func(raw json.RawMessage)) {
-		known[name] = true
-		if raw, ok := b[name]; ok && !isNull(raw) {
-			d.at(name, func() { f(raw) })
-		}
-	}
+// integrationWords are the members that readIntegration reads.
+const integrationWords = "name type identifier auth_type server_url scope project_name username password token partner_token access_key access_key_id " +
+	"secret_key secret_access_key api_key config google_project audience app_id tenant_id email shop role_assumptions all_pipelines_allowed " +
+	"allowed_pipelines permissions hash_id"
+
+// readIntegration reads the members of a request into an integration. Null is as
+// not given.
+func readIntegration(d *decoder, b body, i *secret.Integration) (scope, projectName string) {
+	read := func(name string, f func(raw json.RawMessage)) { d.given(b, name, f) }
 	text := func(name string, at *string) { read(name, func(raw json.RawMessage) { *at = d.str(raw) }) }
 	text("name", &i.Name)
 	text("type", &i.Type)
@@ -84,12 +83,7 @@ func readIntegration(d *decoder, b body, i *secret.Integration) (scope, projectN
 		})
 	})
 	read("permissions", func(raw json.RawMessage) { i.Permissions = d.integrationPermissions(raw) })
-	for name := range b {
-		if !known[name] && name != "hash_id" && name != "url" && name != "html_url" {
-			unknown = append(unknown, name)
-		}
-	}
-	return scope, projectName, unknown
+	return scope, projectName
 }
 
 func (d *decoder) integrationPermissions(raw json.RawMessage) (p secret.IntegrationPermissions) {
@@ -111,7 +105,7 @@ func (d *decoder) integrationPermissions(raw json.RawMessage) (p secret.Integrat
 }
 
 // integrationScope finds the project of an integration.
-func (h *handlers) integrationScope(d *decoder, r *http.Request, by access.Actor, workspace, scope, name string) (project.ID, error) {
+func (h *handlers) integrationScope(d *decoder, q ask, scope, name string) (project.ID, error) {
 	switch {
 	case scope == "WORKSPACE":
 		return "", nil
@@ -125,7 +119,7 @@ func (h *handlers) integrationScope(d *decoder, r *http.Request, by access.Actor
 		d.inv.Add("project_name", "required", "is required with scope PROJECT")
 		return "", nil
 	}
-	p, err := h.Projects.Find(r.Context(), by, workspace, name)
+	p, err := h.Projects.Find(q.ctx(), q.by, q.ws.ID, name)
 	if errdefs.IsNotFound(err) {
 		d.inv.Add("project_name", "unknown", "there is no such project")
 		err = nil
@@ -133,99 +127,54 @@ func (h *handlers) integrationScope(d *decoder, r *http.Request, by access.Actor
 	return p.ID, err
 }
 
-// integrations gives the workspace of a path, for what is in it.
-func (h *handlers) integrations(r *http.Request, by access.Actor) (project.Workspace, place, error) {
-	ws, err := h.Projects.Workspace(r.Context(), by, r.PathValue("workspace"))
-	return ws, place{base: h.base, workspace: ws.Domain}, err
+func (h *handlers) integrations() map[string]api.Handler {
+	return routes(h, atWorkspace, noun[secret.Integration]{
+		path: "/integrations", name: "integration", key: "integrations", words: integrationWords, text: true, whole: true,
+		list:   func(q ask) ([]secret.Integration, error) { return h.Secrets.Integrations(q.ctx(), q.by, q.ws.ID) },
+		create: h.createIntegration,
+		get: func(q ask) (secret.Integration, error) {
+			return h.Secrets.Integration(q.ctx(), q.by, q.ws.ID, q.r.PathValue("integration"))
+		},
+		update: h.updateIntegration,
+		remove: func(q ask) error {
+			return h.Secrets.DeleteIntegration(q.ctx(), q.by, q.ws.ID, q.r.PathValue("integration"))
+		},
+		title: func(i secret.Integration) string { return i.Name },
+		id:    func(i secret.Integration) int64 { return i.Created.UnixMicro() },
+		from: func(q ask, _ bool) (func(secret.Integration) (object, error), error) {
+			return func(i secret.Integration) (object, error) { return h.fromIntegration(q.r, q.by, q.at, i) }, nil
+		},
+	})
 }
 
-func (h *handlers) listIntegrations(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.integrations(r, by)
-	if err != nil {
-		return err
-	}
-	q, err := readQuery(r)
-	if err != nil {
-		return err
-	}
-	l, err := h.Secrets.Integrations(r.Context(), by, ws.ID)
-	if err != nil {
-		return err
-	}
-	if v := r.URL.Query(); !v.Has("page") && !v.Has("per_page") { // clients ask once, and want all
-		q.size = max(len(l), 1)
-	}
-	l = sorted(l, q, func(i secret.Integration) string { return i.Name }, func(i secret.Integration) int64 { return i.Created.UnixMicro() })
-	out := []object{}
-	for _, i := range l {
-		o, err := h.fromIntegration(r, by, at, i)
-		if err != nil {
-			return err
-		}
-		out = append(out, o)
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", at.url("/integrations")}, {"html_url", at.page("/integrations")}, {"integrations", out}})
-}
-
-func (h *handlers) createIntegration(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.integrations(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	d, i := &decoder{}, secret.Integration{Workspace: ws.ID, AllPipelines: true}
-	scope, name, unknown := readIntegration(d, b, &i)
-	ignored(w, unknown)
-	if i.Project, err = h.integrationScope(d, r, by, ws.ID, scope, name); err != nil {
-		return err
+func (h *handlers) createIntegration(q ask, b body) (secret.Integration, error) {
+	d, i := &decoder{}, secret.Integration{Workspace: q.ws.ID, AllPipelines: true}
+	scope, name := readIntegration(d, b, &i)
+	var err error
+	if i.Project, err = h.integrationScope(d, q, scope, name); err != nil {
+		return i, err
 	}
 	if err := d.checked(i.Validate); err != nil {
-		return err
+		return i, err
 	}
-	if i, err = h.Secrets.CreateIntegration(r.Context(), by, i); err != nil {
-		return err
-	}
-	return h.answerIntegration(w, r, by, at, http.StatusCreated, i)
+	return h.Secrets.CreateIntegration(q.ctx(), q.by, i)
 }
 
-func (h *handlers) getIntegration(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.integrations(r, by)
-	if err != nil {
-		return err
-	}
-	i, err := h.Secrets.Integration(r.Context(), by, ws.ID, r.PathValue("integration"))
-	if err != nil {
-		return err
-	}
-	return h.answerIntegration(w, r, by, at, http.StatusOK, i)
-}
-
-func (h *handlers) updateIntegration(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.integrations(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
+func (h *handlers) updateIntegration(q ask, b body) (secret.Integration, error) {
 	// The project is looked for before the change, which does nothing slow.
 	d, given := &decoder{}, secret.Integration{}
-	scope, name, unknown := readIntegration(d, b, &given)
-	ignored(w, unknown)
+	scope, name := readIntegration(d, b, &given)
 	if scope == "" && name != "" {
-		scope = "PROJECT"
+		scope = ofProject
 	}
 	var in project.ID
 	if scope != "" {
-		if in, err = h.integrationScope(d, r, by, ws.ID, scope, name); err != nil {
-			return err
+		var err error
+		if in, err = h.integrationScope(d, q, scope, name); err != nil {
+			return given, err
 		}
 	}
-	i, err := h.Secrets.UpdateIntegration(r.Context(), by, ws.ID, r.PathValue("integration"), func(i *secret.Integration) error {
+	return h.Secrets.UpdateIntegration(q.ctx(), q.by, q.ws.ID, q.r.PathValue("integration"), func(i *secret.Integration) error {
 		typ := i.Type
 		if given.Type != "" && given.Type != typ {
 			d.inv.Add("type", "conflict", "cannot be changed: the integration is one of "+typ)
@@ -237,29 +186,6 @@ func (h *handlers) updateIntegration(w http.ResponseWriter, r *http.Request, by 
 		}
 		return d.checked(i.Validate)
 	})
-	if err != nil {
-		return err
-	}
-	return h.answerIntegration(w, r, by, at, http.StatusOK, i)
-}
-
-func (h *handlers) deleteIntegration(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, _, err := h.integrations(r, by)
-	if err != nil {
-		return err
-	}
-	if err := h.Secrets.DeleteIntegration(r.Context(), by, ws.ID, r.PathValue("integration")); err != nil {
-		return err
-	}
-	return noContent(w)
-}
-
-func (h *handlers) answerIntegration(w http.ResponseWriter, r *http.Request, by access.Actor, at place, status int, i secret.Integration) error {
-	o, err := h.fromIntegration(r, by, at, i)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, status, o)
 }
 
 // fromIntegration is an integration as it is answered: never with a credential.

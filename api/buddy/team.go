@@ -3,7 +3,6 @@ package buddy
 import (
 	"context"
 	"encoding/json"
-	"net/http"
 
 	"slipway/access"
 	"slipway/api"
@@ -47,18 +46,6 @@ func (t team) whole(at place, p access.InProject) object {
 	return o.with("permission_set", fromPermission(ws, p.Permission))
 }
 
-func (h *handlers) listTeam(w http.ResponseWriter, r *http.Request, by access.Actor, t team) error {
-	pr, at, err := h.project(r, by)
-	if err != nil {
-		return err
-	}
-	all, err := t.list(r.Context(), by, pr.Workspace, string(pr.ID))
-	if err != nil {
-		return err
-	}
-	return pageOf(w, r, at, "/"+t.key, t.key, all, t.name, t.id, func(p access.InProject) object { return t.whole(at, p) })
-}
-
 // permissionSet reads {"permission_set": {"id": 2}}.
 func (d *decoder) permissionSet(b body) (id int64) {
 	raw, ok := b["permission_set"]
@@ -74,88 +61,32 @@ func (d *decoder) permissionSet(b body) (id int64) {
 	return id
 }
 
-func (h *handlers) addTeam(w http.ResponseWriter, r *http.Request, by access.Actor, t team) error {
-	pr, at, err := h.project(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	d := &decoder{}
-	id := d.id(b, "id")
-	set := d.permissionSet(b)
-	ignored(w, others(b, "id permission_set"))
-	if err := d.inv.Err(); err != nil {
-		return err
-	}
-	p, err := t.add(r.Context(), by, pr.Workspace, string(pr.ID), id, set)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, t.whole(at, p))
-}
-
-func (h *handlers) getTeam(w http.ResponseWriter, r *http.Request, by access.Actor, t team) error {
-	pr, at, err := h.project(r, by)
-	if err != nil {
-		return err
-	}
-	id, err := number(r, t.noun)
-	if err != nil {
-		return err
-	}
-	p, err := t.get(r.Context(), by, pr.Workspace, string(pr.ID), id)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, t.whole(at, p))
-}
-
-func (h *handlers) setTeam(w http.ResponseWriter, r *http.Request, by access.Actor, t team) error {
-	pr, at, err := h.project(r, by)
-	if err != nil {
-		return err
-	}
-	id, err := number(r, t.noun)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	d := &decoder{}
-	set := d.permissionSet(b)
-	d.member(b, "id", func(raw json.RawMessage) { d.int(raw) })
-	ignored(w, others(b, "id permission_set"))
-	if err := d.inv.Err(); err != nil {
-		return err
-	}
-	p, err := t.set(r.Context(), by, pr.Workspace, string(pr.ID), id, set)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, t.whole(at, p))
-}
-
-func (h *handlers) removeTeam(w http.ResponseWriter, r *http.Request, by access.Actor, t team) error {
-	pr, _, err := h.project(r, by)
-	if err != nil {
-		return err
-	}
-	id, err := number(r, t.noun)
-	if err != nil {
-		return err
-	}
-	if err := t.remove(r.Context(), by, pr.Workspace, string(pr.ID), id); err != nil {
-		return err
-	}
-	return noContent(w)
-}
-
-// of makes the handler of a route for one of the two.
-func of(t team, f func(http.ResponseWriter, *http.Request, access.Actor, team) error) api.Handler {
-	return func(w http.ResponseWriter, r *http.Request, by access.Actor) error { return f(w, r, by, t) }
+// routes are those of who is in a project.
+func (t team) routes(h *handlers) map[string]api.Handler {
+	return routes(h, atProject, noun[access.InProject]{
+		path: "/" + t.key, name: t.noun, key: t.key, words: "permission_set",
+		list: func(q ask) ([]access.InProject, error) { return t.list(q.ctx(), q.by, q.ws.ID, string(q.pr.ID)) },
+		create: func(q ask, b body) (p access.InProject, err error) {
+			d := &decoder{}
+			id, set := d.id(b, "id"), d.permissionSet(b)
+			if err := d.inv.Err(); err != nil {
+				return p, err
+			}
+			return t.add(q.ctx(), q.by, q.ws.ID, string(q.pr.ID), id, set)
+		},
+		get: func(q ask) (access.InProject, error) {
+			return t.get(q.ctx(), q.by, q.ws.ID, string(q.pr.ID), q.n[t.noun])
+		},
+		update: func(q ask, b body) (p access.InProject, err error) {
+			d := &decoder{}
+			set := d.permissionSet(b)
+			d.member(b, "id", func(raw json.RawMessage) { d.int(raw) })
+			if err := d.inv.Err(); err != nil {
+				return p, err
+			}
+			return t.set(q.ctx(), q.by, q.ws.ID, string(q.pr.ID), q.n[t.noun], set)
+		},
+		remove: func(q ask) error { return t.remove(q.ctx(), q.by, q.ws.ID, string(q.pr.ID), q.n[t.noun]) },
+		title:  t.name, id: t.id, from: plain(t.whole),
+	})
 }

@@ -121,14 +121,14 @@ func queryScope(r *http.Request) (s scopeWords, err error) {
 
 // scope finds what the words mean; member is the one that an unknown thing is
 // named by.
-func (h *handlers) scope(r *http.Request, by access.Actor, ws project.Workspace, s scopeWords) (at secret.Scope, member string, err error) {
-	at = secret.Scope{Workspace: ws.ID}
+func (h *handlers) scope(q ask, s scopeWords) (at secret.Scope, member string, err error) {
+	at = secret.Scope{Workspace: q.ws.ID}
 	switch {
 	case s.action != 0:
-		at, err = h.Pipelines.Where(r.Context(), by, ws.ID, pipeline.ID(s.pipeline), pipeline.ActionID(s.action))
+		at, err = h.Pipelines.Where(q.ctx(), q.by, q.ws.ID, pipeline.ID(s.pipeline), pipeline.ActionID(s.action))
 		member = "action.id"
 	case s.pipeline != 0:
-		at, err = h.Pipelines.Where(r.Context(), by, ws.ID, pipeline.ID(s.pipeline), 0)
+		at, err = h.Pipelines.Where(q.ctx(), q.by, q.ws.ID, pipeline.ID(s.pipeline), 0)
 		member = "pipeline.id"
 	case s.environment != "":
 		at.Environment = s.environment
@@ -137,7 +137,7 @@ func (h *handlers) scope(r *http.Request, by access.Actor, ws project.Workspace,
 	if err != nil || s.project == "" {
 		return at, member, err
 	}
-	p, err := h.Projects.Find(r.Context(), by, ws.ID, s.project)
+	p, err := h.Projects.Find(q.ctx(), q.by, q.ws.ID, s.project)
 	if err == nil && at.Project != "" && at.Project != p.ID {
 		err = fmt.Errorf("%s in project %s: %w", member, s.project, errdefs.ErrNotFound)
 	}
@@ -151,154 +151,93 @@ func (h *handlers) workspace(r *http.Request, by access.Actor) (project.Workspac
 	return ws, place{base: h.base, workspace: ws.Domain}, err
 }
 
-func (h *handlers) listVariables(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.workspace(r, by)
-	if err != nil {
-		return err
-	}
-	words, err := queryScope(r)
-	if err != nil {
-		return err
-	}
-	q, err := readQuery(r)
-	if err != nil {
-		return err
-	}
-	scope, _, err := h.scope(r, by, ws, words)
-	if err != nil {
-		return err
-	}
-	all, err := h.Secrets.Variables(r.Context(), by, scope)
-	if err != nil {
-		return err
-	}
-	if r.URL.Query().Get("per_page") == "" && r.URL.Query().Get("page") == "" {
-		q.size = max(q.size, len(all)) // clients of this list ask for it once
-	}
-	l := []object{}
-	for _, v := range sorted(all, q, func(v secret.Variable) string { return v.Key }, func(v secret.Variable) int64 { return v.ID }) {
-		o, err := h.fromStored(r, by, at, v)
-		if err != nil {
-			return err
-		}
-		l = append(l, o)
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", at.url("/variables")}, {"html_url", at.page("/variables")}, {"variables", l}})
+func (h *handlers) variables() map[string]api.Handler {
+	return routes(h, atWorkspace, noun[secret.Variable]{
+		path: "/variables", name: "variable", key: "variables", words: variableWords + " project pipeline action environment", whole: true,
+		list: func(q ask) ([]secret.Variable, error) {
+			words, err := queryScope(q.r)
+			if err != nil {
+				return nil, err
+			}
+			scope, _, err := h.scope(q, words)
+			if err != nil {
+				return nil, err
+			}
+			return h.Secrets.Variables(q.ctx(), q.by, scope)
+		},
+		create: h.createVariable,
+		get:    h.variable,
+		update: func(q ask, b body) (secret.Variable, error) {
+			v, err := h.variable(q)
+			if err != nil {
+				return v, err
+			}
+			return h.Secrets.UpdateVariable(q.ctx(), q.by, v.ID, func(v *secret.Variable) error {
+				d := &decoder{}
+				readVariable(d, b, v)
+				return d.valid(v.Validate)
+			})
+		},
+		remove: func(q ask) error {
+			v, err := h.variable(q)
+			if err != nil {
+				return err
+			}
+			return h.Secrets.DeleteVariable(q.ctx(), q.by, v.ID)
+		},
+		title: func(v secret.Variable) string { return v.Key },
+		id:    func(v secret.Variable) int64 { return v.ID },
+		from: func(q ask, _ bool) (func(secret.Variable) (object, error), error) {
+			return func(v secret.Variable) (object, error) { return h.fromStored(q.r, q.by, q.at, v) }, nil
+		},
+	})
 }
 
-func (h *handlers) createVariable(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, err := h.workspace(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
+func (h *handlers) createVariable(q ask, b body) (v secret.Variable, err error) {
 	d := &decoder{}
-	v := secret.Variable{}
 	readVariable(d, b, &v)
-	words := readScope(d, b)
-	ignored(w, others(b, variableWords+" project pipeline action environment"))
-	where, member, err := h.scope(r, by, ws, words)
+	where, member, err := h.scope(q, readScope(d, b))
 	switch {
 	case errdefs.IsNotFound(err):
 		d.inv.Add(member, "unknown", "does not exist")
 	case err != nil:
-		return err
+		return v, err
 	}
 	v.Scope = where
-	if err := d.checked(func(inv *project.Invalid) {
-		if bad, ok := project.AsInvalid(v.Validate()); ok {
-			inv.Fields = bad.Fields
-		}
-	}); err != nil {
-		return err
+	if err := d.valid(v.Validate); err != nil {
+		return v, err
 	}
-	made, err := h.Secrets.CreateVariable(r.Context(), by, v)
+	made, err := h.Secrets.CreateVariable(q.ctx(), q.by, v)
 	if errdefs.IsNotFound(err) && member != "" {
 		var inv project.Invalid
 		inv.Add(member, "unknown", "does not exist")
-		return inv.Err()
+		err = inv.Err()
 	}
-	if err != nil {
-		return err
-	}
-	return h.answerVariable(w, r, by, http.StatusCreated, at, made)
+	return made, err
+}
+
+// valid adds what is wrong with a whole to what is wrong with its members.
+func (d *decoder) valid(validate func() error) error {
+	return d.checked(func(inv *project.Invalid) {
+		if bad, ok := project.AsInvalid(validate()); ok {
+			inv.Fields = bad.Fields
+		}
+	})
 }
 
 // variable finds the variable of a path.
-func (h *handlers) variable(r *http.Request, by access.Actor) (secret.Variable, place, error) {
-	ws, at, err := h.workspace(r, by)
-	if err != nil {
-		return secret.Variable{}, at, err
-	}
-	id, err := number(r, "variable")
-	if err != nil {
-		return secret.Variable{}, at, err
-	}
-	v, err := h.Secrets.Variable(r.Context(), by, id)
-	if err == nil && v.Scope.Workspace != ws.ID {
+func (h *handlers) variable(q ask) (secret.Variable, error) {
+	id := q.n["variable"]
+	v, err := h.Secrets.Variable(q.ctx(), q.by, id)
+	if err == nil && v.Scope.Workspace != q.ws.ID {
 		err = fmt.Errorf("variable %d: %w", id, errdefs.ErrNotFound)
 	}
 	if s := v.Scope; err == nil && s.Pipeline != 0 { // which may be gone, or hidden
-		if _, err = h.Pipelines.Where(r.Context(), by, ws.ID, pipeline.ID(s.Pipeline), pipeline.ActionID(s.Action)); errdefs.IsNotFound(err) {
+		if _, err = h.Pipelines.Where(q.ctx(), q.by, q.ws.ID, pipeline.ID(s.Pipeline), pipeline.ActionID(s.Action)); errdefs.IsNotFound(err) {
 			err = fmt.Errorf("variable %d: %w", id, errdefs.ErrNotFound)
 		}
 	}
-	return v, at, err
-}
-
-func (h *handlers) getVariable(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	v, at, err := h.variable(r, by)
-	if err != nil {
-		return err
-	}
-	return h.answerVariable(w, r, by, http.StatusOK, at, v)
-}
-
-func (h *handlers) updateVariable(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	v, at, err := h.variable(r, by)
-	if err != nil {
-		return err
-	}
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	ignored(w, others(b, variableWords))
-	v, err = h.Secrets.UpdateVariable(r.Context(), by, v.ID, func(v *secret.Variable) error {
-		d := &decoder{}
-		readVariable(d, b, v)
-		return d.checked(func(inv *project.Invalid) {
-			if bad, ok := project.AsInvalid(v.Validate()); ok {
-				inv.Fields = bad.Fields
-			}
-		})
-	})
-	if err != nil {
-		return err
-	}
-	return h.answerVariable(w, r, by, http.StatusOK, at, v)
-}
-
-func (h *handlers) deleteVariable(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	v, _, err := h.variable(r, by)
-	if err != nil {
-		return err
-	}
-	if err := h.Secrets.DeleteVariable(r.Context(), by, v.ID); err != nil {
-		return err
-	}
-	return noContent(w)
-}
-
-func (h *handlers) answerVariable(w http.ResponseWriter, r *http.Request, by access.Actor, status int, at place, v secret.Variable) error {
-	o, err := h.fromStored(r, by, at, v)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, status, o)
+	return v, err
 }
 
 // fromStored is a variable that stands by itself.

@@ -1,25 +1,15 @@
 package buddy
 
 import (
-	"fmt"
+	"encoding/json"
 	"net/http"
 	"strconv"
-
-	"github.com/containerd/errdefs"
 
 	"slipway/access"
 	"slipway/api"
 	"slipway/event"
 	"slipway/project"
 )
-
-// hookBody is what is said of a webhook.
-type hookBody struct {
-	URL      api.Opt[string]   `json:"target_url"`
-	Events   api.Opt[[]string] `json:"events"`
-	Projects api.Opt[[]string] `json:"projects"`
-	Secret   api.Opt[string]   `json:"secret_key"`
-}
 
 // names gives the projects of a workspace by their names, and the other way
 // round.
@@ -32,23 +22,37 @@ func (h *handlers) names(r *http.Request, by access.Actor, workspace string) (id
 	return ids, names, err
 }
 
-// into changes a hook as the body says; ids are the projects by name.
-func (b hookBody) into(k *event.Hook, ids, names map[string]string) error {
-	b.URL.Into(&k.URL)
-	b.Secret.Into(&k.Secret)
-	if b.Events.Set {
-		k.Events = nil
-		for _, w := range b.Events.V {
-			k.Events = append(k.Events, event.Word(w))
+// changeHook reads what a body changes of a hook.
+func (h *handlers) changeHook(q ask, b body) (func(*event.Hook) error, error) {
+	d, given := &decoder{}, event.Hook{}
+	var projects []string
+	d.member(b, "target_url", func(raw json.RawMessage) { given.URL = d.str(raw) })
+	d.member(b, "secret_key", func(raw json.RawMessage) { given.Secret = d.str(raw) })
+	d.member(b, "events", func(raw json.RawMessage) {
+		for _, w := range d.strings(raw) {
+			given.Events = append(given.Events, event.Word(w))
 		}
+	})
+	d.member(b, "projects", func(raw json.RawMessage) { projects = d.strings(raw) })
+	if err := d.inv.Err(); err != nil {
+		return nil, err
 	}
-	if !b.Projects.Set {
-		return nil
-	}
-	var inv project.Invalid
+	ids, names, err := h.names(q.r, q.by, q.ws.ID)
+	return func(k *event.Hook) error {
+		d := &decoder{}
+		d.member(b, "target_url", func(json.RawMessage) { k.URL = given.URL })
+		d.member(b, "secret_key", func(json.RawMessage) { k.Secret = given.Secret })
+		d.member(b, "events", func(json.RawMessage) { k.Events = given.Events })
+		d.member(b, "projects", func(json.RawMessage) { d.hookProjects(k, projects, ids, names) })
+		return d.inv.Err()
+	}, err
+}
+
+// hookProjects gives a hook its projects; ids are those of the workspace by name.
+func (d *decoder) hookProjects(k *event.Hook, projects []string, ids, names map[string]string) {
 	had := k.Projects
 	k.Projects = nil
-	for i, name := range b.Projects.V {
+	for i, name := range projects {
 		id, ok := ids[name]
 		for _, p := range had { // one that was deleted meanwhile can stay
 			if _, there := names[p.ID]; !ok && !there && p.Name == name {
@@ -56,15 +60,14 @@ func (b hookBody) into(k *event.Hook, ids, names map[string]string) error {
 			}
 		}
 		if !ok {
-			inv.Add("projects."+strconv.Itoa(i), "unknown", "there is no project "+name)
-			if len(inv.Fields) > 100 {
-				break
+			d.at(strconv.Itoa(i), func() { d.bad("unknown", "there is no project %s", name) })
+			if len(d.inv.Fields) > 100 {
+				return
 			}
 			continue
 		}
 		k.Projects = append(k.Projects, event.HookProject{ID: id, Name: name})
 	}
-	return inv.Err()
 }
 
 // fromHook is a webhook in a list; whole adds its last requests.
@@ -96,104 +99,35 @@ func wholeHook(at place, k event.Hook, names map[string]string) object {
 	return fromHook(at, k, names).with("requests", requests)
 }
 
-// hooks finds the workspace of a path, and the number of a webhook if there is
-// one in it.
-func (h *handlers) hooks(r *http.Request, by access.Actor) (ws project.Workspace, at place, n int64, err error) {
-	if ws, err = h.Projects.Workspace(r.Context(), by, r.PathValue("workspace")); err != nil {
-		return ws, at, 0, err
-	}
-	at = place{base: h.base, workspace: ws.Domain}
-	if s := r.PathValue("webhook"); s != "" {
-		if n, err = strconv.ParseInt(s, 10, 64); err != nil {
-			err = fmt.Errorf("webhook %q: %w", s, errdefs.ErrNotFound)
-		}
-	}
-	return ws, at, n, err
-}
-
-func (h *handlers) listHooks(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, _, err := h.hooks(r, by)
-	if err != nil {
-		return err
-	}
-	all, err := h.Hooks.List(r.Context(), by, ws.ID)
-	if err != nil {
-		return err
-	}
-	_, names, err := h.names(r, by, ws.ID)
-	if err != nil {
-		return err
-	}
-	l := []object{}
-	for _, k := range all {
-		l = append(l, fromHook(at, k, names))
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", at.url("/webhooks")}, {"html_url", at.page("/webhooks")}, {"webhooks", l}})
-}
-
-func (h *handlers) createHook(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, _, err := h.hooks(r, by)
-	if err != nil {
-		return err
-	}
-	var b hookBody
-	if err := api.Decode(w, r, &b); err != nil {
-		return err
-	}
-	ids, names, err := h.names(r, by, ws.ID)
-	if err != nil {
-		return err
-	}
-	k, err := h.Hooks.Create(r.Context(), by, ws.ID, func(k *event.Hook) error { return b.into(k, ids, names) })
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, wholeHook(at, k, names))
-}
-
-func (h *handlers) getHook(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, n, err := h.hooks(r, by)
-	if err != nil {
-		return err
-	}
-	k, err := h.Hooks.Get(r.Context(), by, ws.ID, n)
-	if err != nil {
-		return err
-	}
-	_, names, err := h.names(r, by, ws.ID)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, wholeHook(at, k, names))
-}
-
-func (h *handlers) updateHook(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, at, n, err := h.hooks(r, by)
-	if err != nil {
-		return err
-	}
-	var b hookBody
-	if err := api.Decode(w, r, &b); err != nil {
-		return err
-	}
-	ids, names, err := h.names(r, by, ws.ID)
-	if err != nil {
-		return err
-	}
-	k, err := h.Hooks.Update(r.Context(), by, ws.ID, n, func(k *event.Hook) error { return b.into(k, ids, names) })
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, wholeHook(at, k, names))
-}
-
-func (h *handlers) deleteHook(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	ws, _, n, err := h.hooks(r, by)
-	if err != nil {
-		return err
-	}
-	if err := h.Hooks.Delete(r.Context(), by, ws.ID, n); err != nil {
-		return err
-	}
-	return noContent(w)
+func (h *handlers) webhooks() map[string]api.Handler {
+	return routes(h, atWorkspace, noun[event.Hook]{
+		path: "/webhooks", name: "webhook", key: "webhooks", words: "target_url events projects secret_key requests", whole: true,
+		list: func(q ask) ([]event.Hook, error) { return h.Hooks.List(q.ctx(), q.by, q.ws.ID) },
+		create: func(q ask, b body) (event.Hook, error) {
+			change, err := h.changeHook(q, b)
+			if err != nil {
+				return event.Hook{}, err
+			}
+			return h.Hooks.Create(q.ctx(), q.by, q.ws.ID, change)
+		},
+		get: func(q ask) (event.Hook, error) { return h.Hooks.Get(q.ctx(), q.by, q.ws.ID, q.n["webhook"]) },
+		update: func(q ask, b body) (event.Hook, error) {
+			change, err := h.changeHook(q, b)
+			if err != nil {
+				return event.Hook{}, err
+			}
+			return h.Hooks.Update(q.ctx(), q.by, q.ws.ID, q.n["webhook"], change)
+		},
+		remove: func(q ask) error { return h.Hooks.Delete(q.ctx(), q.by, q.ws.ID, q.n["webhook"]) },
+		title:  func(k event.Hook) string { return k.URL },
+		id:     func(k event.Hook) int64 { return k.Number },
+		from: func(q ask, alone bool) (func(event.Hook) (object, error), error) {
+			_, names, err := h.names(q.r, q.by, q.ws.ID)
+			write := fromHook
+			if alone {
+				write = wholeHook
+			}
+			return func(k event.Hook) (object, error) { return write(q.at, k, names), nil }, err
+		},
+	})
 }
