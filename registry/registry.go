@@ -134,11 +134,22 @@ func (e *Exchange) Login(ctx context.Context, w Want) (Login, error) {
 	return l, err
 }
 
+// unusable says why a way of saying who one is is none here, "" if it is one.
+func unusable(auth string) string {
+	switch auth {
+	case secret.AuthOIDC:
+		return "the cloud would have to fetch the keys of this server over the internet to believe what it signs, and this version signs nothing"
+	case secret.AuthTrusted:
+		return "it lends its rights to the account of Buddy's own in that cloud, and this server has none"
+	}
+	return ""
+}
+
 func (e *Exchange) login(ctx context.Context, w Want) (Login, error) {
 	i := w.Integration
-	if i.Auth == secret.AuthOIDC || i.Auth == secret.AuthTrusted {
-		return Login{}, fmt.Errorf("this version of Slipway cannot use an integration of type %s with auth_type %s: give it keys and auth_type %s: %w",
-			i.Type, i.Auth, secret.AuthDefault, errdefs.ErrNotImplemented)
+	if why := unusable(i.Auth); why != "" {
+		return Login{}, fmt.Errorf("an integration of type %s with auth_type %s cannot be used: %s; give it keys and auth_type %s: %w",
+			i.Type, i.Auth, why, secret.AuthDefault, errdefs.ErrNotImplemented)
 	}
 	if !slices.Contains(Types(w.Kind), i.Type) {
 		return Login{}, fmt.Errorf("an integration of type %s has no login of %s: %w", i.Type, w.Kind, errdefs.ErrInvalidArgument)

@@ -2,8 +2,8 @@ package buddy
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
-	"strings"
 
 	"slipway/pipeline"
 )
@@ -284,10 +284,23 @@ func integration() field[action] {
 	}
 }
 
-// silent are members of an action that are read-only, or mean something only
-// once; they are no unknown ones.
+// quietFields are members of an action that are read only, or mean something
+// only once; they are no unknown ones.
+func quietFields() []field[action] {
+	return []field[action]{
+		{name: "type", status: obeyed, note: "cannot be changed"},
+		{name: "after_action_id", status: obeyed, note: "in requests only; 0 is the first place"},
+		{name: "current_revision", status: readOnly, note: "the commit of its last success"},
+		{name: "last_execution_status", status: readOnly},
+		{name: "pipeline", status: readOnly, note: "not in lists"},
+		{name: "id", status: readOnly},
+		{name: "url", status: readOnly},
+		{name: "html_url", status: readOnly},
+	}
+}
+
 func silent(name string) bool {
-	return strings.Contains(" id url html_url type last_execution_status pipeline current_revision after_action_id ", " "+name+" ")
+	return slices.ContainsFunc(quietFields(), func(f field[action]) bool { return f.name == name })
 }
 
 // readAction reads the members of a request into an action, and lists those

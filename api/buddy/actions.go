@@ -22,7 +22,19 @@ func (h *handlers) listActions(w http.ResponseWriter, r *http.Request, by access
 	for _, a := range all {
 		l = append(l, h.fromAction(at, &a))
 	}
+	if err := h.nameIntegrations(r, by, p.Workspace, l...); err != nil {
+		return err
+	}
 	return api.JSON(w, http.StatusOK, object{{"url", at.url("/actions")}, {"html_url", at.page("/actions")}, {"actions", l}})
+}
+
+// answerAction answers one action, with its pipeline.
+func (h *handlers) answerAction(w http.ResponseWriter, r *http.Request, by access.Actor, status int, at place, p *pipe, a *action) error {
+	o := h.fromAction(at, a)
+	if err := h.nameIntegrations(r, by, p.Workspace, o); err != nil {
+		return err
+	}
+	return api.JSON(w, status, o.with("pipeline", shortPipeline(at, p)))
 }
 
 // after reads after_action_id: nil is the end, or where it is.
@@ -82,7 +94,7 @@ func (h *handlers) createAction(w http.ResponseWriter, r *http.Request, by acces
 	if a, err = h.Pipelines.CreateAction(r.Context(), by, p.ID, a, behind); err != nil {
 		return err
 	}
-	return api.JSON(w, http.StatusCreated, h.fromAction(at, &a).with("pipeline", shortPipeline(at, &p)))
+	return h.answerAction(w, r, by, http.StatusCreated, at, &p, &a)
 }
 
 // requireCommands asks for inline_commands: they may be empty, which starts the
@@ -111,7 +123,7 @@ func (h *handlers) getAction(w http.ResponseWriter, r *http.Request, by access.A
 	if err != nil {
 		return err
 	}
-	return api.JSON(w, http.StatusOK, h.fromAction(at, &a).with("pipeline", shortPipeline(at, &p)))
+	return h.answerAction(w, r, by, http.StatusOK, at, &p, &a)
 }
 
 func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -142,7 +154,7 @@ func (h *handlers) updateAction(w http.ResponseWriter, r *http.Request, by acces
 	if err != nil {
 		return err
 	}
-	return api.JSON(w, http.StatusOK, h.fromAction(at, &a).with("pipeline", shortPipeline(at, &p)))
+	return h.answerAction(w, r, by, http.StatusOK, at, &p, &a)
 }
 
 func (h *handlers) deleteAction(w http.ResponseWriter, r *http.Request, by access.Actor) error {

@@ -20,6 +20,7 @@ const (
 	partly   = "in part"    // what the note does not name fails as below
 	noEffect = "no effect"  // nothing to be done for it; given back
 	failing  = "not obeyed" // stored and given back; a run fails naming it
+	readOnly = "read only"  // in a request it says nothing
 )
 
 // field is one member of a wire object: how it is read into the core's value,

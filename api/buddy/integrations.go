@@ -233,3 +233,46 @@ func (h *handlers) fromIntegration(r *http.Request, by access.Actor, at place, i
 	}
 	return o, nil
 }
+
+// nameIntegrations adds to the integrations of actions both of the names that
+// they are known by. Those that the actor does not see, or that are not there,
+// stay as they were given.
+func (h *handlers) nameIntegrations(r *http.Request, by access.Actor, workspace string, actions ...object) error {
+	var seen []secret.Integration
+	looked := false
+	for _, a := range actions {
+		for i, m := range a {
+			given, ok := m.value.(object)
+			if m.name != "integration" || !ok {
+				continue
+			}
+			if !looked {
+				var err error
+				seen, err = h.Secrets.Integrations(r.Context(), by, workspace)
+				if err != nil && !errdefs.IsPermissionDenied(err) && !errdefs.IsNotFound(err) {
+					return err
+				}
+				looked = true
+			}
+			a[i].value = given.named(seen)
+		}
+	}
+	return nil
+}
+
+// named is an integration as an action names it, by the first of its names.
+func (o object) named(seen []secret.Integration) object {
+	for _, i := range seen {
+		if name := o[0].value; name != i.ID && name != i.Identifier {
+			continue
+		}
+		both := object{{"hash_id", i.ID}, {"identifier", i.Identifier}}
+		for _, m := range o {
+			if m.name == "id" {
+				both = append(both, m)
+			}
+		}
+		return both
+	}
+	return o
+}
