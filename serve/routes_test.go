@@ -417,6 +417,11 @@ func TestUnservedPaths(t *testing.T) {
 	if status, text, _ := w.ask(http.MethodGet, "/nothing", w.Token, nil); status != http.StatusNotFound || !shaped("", text) {
 		t.Errorf("/nothing: %d %s", status, text)
 	}
+	for _, path := range []string{"/oauth2/token", "/api/oauth2/token"} {
+		if status, text, h := w.ask(http.MethodPost, path, "", nil); status != http.StatusBadRequest || !strings.Contains(text, "unsupported_grant_type") || h.Get(api.RequestID) == "" {
+			t.Errorf("%s: %d %s", path, status, text)
+		}
+	}
 	if status, _, h := w.ask(http.MethodPut, "/v2/", "", nil); status == http.StatusOK || h.Get(api.RequestID) == "" {
 		t.Errorf("PUT /v2/: %d %v", status, h)
 	}

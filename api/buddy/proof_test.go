@@ -126,7 +126,7 @@ func pipelineProofs() map[string]string {
 		"remote_branch":                 "api/buddy TestRemoteDefinition",
 		"remote_ref":                    kept,
 		"remote_parameters":             "api/buddy TestRemoteDefinition",
-		"git_changeset_base":            "pipeline.TestChangesetBase",
+		"git_changeset_base":            "pipeline TestChangesetBase",
 		"filesystem_changeset_base":     kept,
 		"cpu":                           refused,
 		"worker":                        refused,
@@ -249,7 +249,10 @@ func (tt *testTree) has(proof string) {
 	tt.t.Helper()
 	dir, name, ok := strings.Cut(proof, " ")
 	if !ok {
-		return // said already
+		if proof != "" { // that there is none is said already
+			tt.t.Errorf("%q is no folder with a test behind it", proof)
+		}
+		return
 	}
 	if tt.in[dir] == nil {
 		tt.in[dir] = tt.read(dir)
