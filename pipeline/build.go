@@ -73,6 +73,9 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	if err != nil {
 		return Result{}, nil, &fatalError{err}
 	}
+	if x.PullRequest != "" {
+		to.ofPull(prNumber(x.PullRequest))
+	}
 	h.once(ctx, log, prefixed(to.Notes))
 	if log.err != nil {
 		return Result{}, nil, fmt.Errorf("write the log: %w", log.err)

@@ -23,7 +23,8 @@ type Start struct {
 	From        string // from_revision
 	Branch      string // "" is the default branch
 	Tag         string
-	PullRequest string
+	PullRequest string // its number, or ref; once it is found pull/12/head
+	Head        string `json:",omitempty"` // the branch of the pull request, if it is known
 	Comment     string
 	Refresh     bool // begin with an empty file system
 	ClearCache  bool
@@ -57,7 +58,8 @@ type Execution struct {
 
 	Branch      string
 	Tag         string
-	PullRequest string
+	PullRequest string         // pull/12/head
+	Head        string         // its branch, if it is known
 	Commit      *source.Commit // nil without a source
 	From        *source.Commit
 	Comment     string
@@ -88,6 +90,14 @@ type Execution struct {
 	prepared  bool // the file system is at the commit
 	undefined bool // its actions are to be read from a file; Steps are those of the last one
 	own       bool // they were: it has the secrets of them itself
+}
+
+// pullRef is the ref of the pull request that the execution is of, "" of none.
+func (x Execution) pullRef() string {
+	if x.PullRequest == "" {
+		return ""
+	}
+	return "refs/" + x.PullRequest
 }
 
 // ActionExecution is one action of an execution.

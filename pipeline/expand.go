@@ -291,7 +291,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_RUN_REF_TYPE", refType},
 		{"BUDDY_RUN_REF_NAME", refName},
 		{"BUDDY_RUN_PR_NO", prNumber(x.PullRequest)},
-		{"BUDDY_RUN_PR_HEAD_BRANCH", x.head()},
+		{"BUDDY_RUN_PR_HEAD_BRANCH", x.Head},
 		{"BUDDY_APPROVING_ACTOR", ""},
 		{"BUDDY_FAILED_ACTION_LOGS", a.FailedLog},
 		{"BUDDY_RUN_COMMENT", x.Comment},
@@ -310,7 +310,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_EXECUTION_CLEAR_CACHE", strconv.FormatBool(x.ClearCache)},
 		{"BUDDY_EXECUTION_EVENT_TYPE", event},
 		{"BUDDY_EXECUTION_PULL_REQUEST_ID", prNumber(x.PullRequest)},
-		{"BUDDY_EXECUTION_PULL_REQUEST_HEAD_BRANCH", x.head()},
+		{"BUDDY_EXECUTION_PULL_REQUEST_HEAD_BRANCH", x.Head},
 		{"BUDDY_INVOKER_NAME", a.InvokerName},
 		{"BUDDY_INVOKER_EMAIL", a.Email},
 		{"SLIPWAY", "true"},
@@ -341,21 +341,13 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 	return out
 }
 
-// head is the branch of a pull request, "" of what is none.
-func (x Execution) head() string {
-	if x.PullRequest == "" {
-		return ""
-	}
-	return x.Branch
-}
-
 // ref is what a run is of: the kind, the name and the whole ref.
 func (x Execution) ref() (kind, name, ref string) {
 	switch {
 	case x.Tag != "":
 		return "TAG", x.Tag, "refs/tags/" + x.Tag
 	case x.PullRequest != "":
-		return "PULL_REQUEST", x.PullRequest, "refs/" + strings.TrimPrefix(x.PullRequest, "refs/")
+		return "PULL_REQUEST", x.PullRequest, "refs/" + x.PullRequest
 	case x.Branch == "":
 		return "NONE", "", ""
 	}

@@ -145,12 +145,13 @@ const (
 )
 
 // lastSuccess is the commit of the last successful execution before one, of the
-// same branch or tag if sameRef; "" if there is none.
+// same branch, tag or pull request if sameRef; "" if there is none.
 func (p *Pipelines) lastSuccess(ctx context.Context, x Execution, sameRef bool) (revision string, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
 		return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND status = 'SUCCESSFUL' AND number < ? AND revision <> ''
-			AND (? OR branch = ? AND coalesce(json_extract(input, '$.Start.Tag'), '') = ?)
-			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number, !sameRef, x.Branch, x.Tag).Scan(&revision)
+			AND (? OR branch = ? AND coalesce(json_extract(input, '$.Start.Tag'), '') = ?
+				AND coalesce(json_extract(input, '$.Start.PullRequest'), '') = ?)
+			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number, !sameRef, x.Branch, x.Tag, x.PullRequest).Scan(&revision)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil

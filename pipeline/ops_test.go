@@ -33,7 +33,7 @@ func TestStartRefused(t *testing.T) {
 		{p.ID, Start{Comment: "x", Branch: "nope"}, "branch.name"},
 		{p.ID, Start{Comment: "x", Tag: "nope"}, "tag.name"},
 		{p.ID, Start{Comment: "x", Tag: "a", Branch: "b"}, "tag"},
-		{p.ID, Start{Comment: "x", PullRequest: "pull/1"}, "pull_request"},
+		{p.ID, Start{Comment: "x", PullRequest: "pull/1"}, "pull_request.name"},
 		{p.ID, Start{Comment: "x", Priority: "URGENT"}, "priority"},
 		{p.ID, Start{Comment: "x", Only: []ActionID{999}}, "actions_to_run"},
 		{p.ID, Start{Comment: "x", Variables: []Variable{{}}}, "variables.0.key"},

@@ -73,7 +73,7 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 			return fmt.Errorf("open the file system of the pipeline: %w", err)
 		}
 		spec := source.CheckoutSpec{
-			Revision: x.Commit.Revision, Branch: x.Branch, Depth: x.Frozen.CloneDepth, AllRefs: x.Frozen.FetchAllRefs,
+			Revision: x.Commit.Revision, Branch: x.Branch, Ref: x.pullRef(), Depth: x.Frozen.CloneDepth, AllRefs: x.Frozen.FetchAllRefs,
 			Dir: dir, Key: volume, Of: of, Fresh: fresh || cleared, Out: say,
 		}
 		if spec.AllRefs {

@@ -57,7 +57,8 @@ func wantedUnits(x Execution) (units []Slots) {
 // that do not begin.
 func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 	rows, err := tx.Query(`SELECT id, pipeline, waiting, wants, runs, builds, priority, queued, number, no_skip, concurrent,
-		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), ''), waits,
+		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), ''),
+		coalesce(json_extract(input, '$.Start.PullRequest'), ''), waits,
 		coalesce(nullif(json_extract(input, '$.Loop.First'), ''), id) FROM executions
 		WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')`)
 	if err != nil {
@@ -71,15 +72,17 @@ func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 		var w Waiting
 		var waiting bool
 		var slots Slots
-		var wants, tag, waited string
+		var wants, tag, pull, waited string
 		var queued int64
 		if err := rows.Scan(&w.ID, &w.Pipeline, &waiting, &wants, &slots.Runs, &slots.Builds, &w.Priority, &queued, &w.Number,
-			&w.NoSkip, &w.Concurrent, &w.Begun, &w.Ref, &tag, &waited, &w.Start); err != nil {
+			&w.NoSkip, &w.Concurrent, &w.Begun, &w.Ref, &tag, &pull, &waited, &w.Start); err != nil {
 			return Admission{}, err
 		}
 		w.Queued = microTime(queued)
 		if tag != "" {
 			w.Ref = "refs/tags/" + tag
+		} else if pull != "" {
+			w.Ref = "refs/" + pull
 		}
 		if waiting {
 			w.Units = readWants(wants)

@@ -229,6 +229,20 @@ type target struct {
 	Notes []string
 }
 
+// ofPull gives the result in the own registry no tag that others trust, but one of
+// the pull request.
+func (t *target) ofPull(number string) {
+	if len(t.Own) == 0 {
+		return
+	}
+	for i, name := range t.Own {
+		t.Own[i] = name[:strings.LastIndexByte(name, ':')] + ":pr-" + number
+	}
+	slices.Sort(t.Own)
+	t.Own = slices.Compact(t.Own)
+	t.Notes = append(t.Notes, "a pull request is built: the image is called "+strings.Join(t.Own, ", ")+", and no other tag moves")
+}
+
 // target says what the result is called. isOwn tells whether a reference means
 // the own registry and gives its name there, which begins with a workspace: that
 // of another one is refused.

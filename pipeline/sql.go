@@ -201,7 +201,7 @@ func scanExecution(row scanner) (Execution, error) {
 	x.Created, x.Started, x.Finished = db.Time(created), db.Time(start), db.Time(end)
 	x.Twin, x.loop, x.Delayed, x.Queued = in.Twin, in.Loop, db.Time(delayed), db.Time(queued)
 	x.CancelledBy, x.Cancelled = cancelledBy.Int64, db.Time(cancel)
-	x.Branch, x.Tag, x.PullRequest = in.Start.Branch, in.Start.Tag, in.Start.PullRequest
+	x.Branch, x.Tag, x.PullRequest, x.Head = in.Start.Branch, in.Start.Tag, in.Start.PullRequest, in.Start.Head
 	x.Commit, x.From, x.Comment = in.Commit.commit(), in.From.commit(), in.Start.Comment
 	x.Refresh, x.ClearCache = in.Start.Refresh, in.Start.ClearCache
 	x.Variables, x.Only, x.Environment = in.Start.Variables, in.Start.Only, in.Start.Environment

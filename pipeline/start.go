@@ -88,7 +88,7 @@ func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (comm
 	oneOf(&inv, "priority", string(in.Priority), "", "LOW", "NORMAL", "HIGH")
 	validateVariables(in.Variables, &inv)
 	if in.PullRequest != "" {
-		inv.Add("pull_request", "unsupported", "this version starts no runs of pull requests")
+		return p.resolvePull(ctx, pr, in, inv)
 	}
 	find := func(path, branch, revision, given string) *source.Commit {
 		c, err := p.sources.Resolve(ctx, pr, branch, revision)
@@ -130,6 +130,37 @@ func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (comm
 		}
 	}
 	return commit, from, nil
+}
+
+// resolvePull is resolve for a pull request. inv has what is wrong besides.
+func (p *Pipelines) resolvePull(ctx context.Context, pr project.ID, in *Start, inv project.Invalid) (commit, from *source.Commit, err error) {
+	const at = "pull_request.name"
+	if in.Branch != "" || in.Tag != "" {
+		inv.Add(at, "conflict", "a run is of a pull request, of a branch or of a tag")
+		return nil, nil, inv.Err()
+	}
+	pull, err := p.sources.PullRequest(ctx, pr, in.PullRequest)
+	switch {
+	case errdefs.IsNotFound(err):
+		inv.Add(at, "unknown", err.Error())
+	case errdefs.IsInvalidArgument(err):
+		inv.Add(at, "format", err.Error())
+	case errdefs.IsFailedPrecondition(err):
+		inv.Add(at, "conflict", err.Error())
+	case err != nil:
+		inv.Add(at, "unavailable", err.Error())
+	default:
+		in.PullRequest, in.Head, commit = strings.TrimPrefix(pull.Ref, "refs/"), pull.Head, pull.Commit
+	}
+	if r := in.Revision; commit != nil && r != "" && r != "HEAD" && r != commit.Revision {
+		inv.Add("to_revision.revision", "conflict", fmt.Sprintf("the pull request is at %s: only that can be run of it", commit.Revision))
+	}
+	if in.From != "" && commit != nil {
+		if from, err = p.sources.Resolve(ctx, pr, "", in.From); err != nil {
+			inv.Add("from_revision.revision", "unknown", err.Error())
+		}
+	}
+	return commit, from, inv.Err()
 }
 
 // StartIn is Start in a transaction of the caller's, without asking who: user
@@ -229,6 +260,7 @@ func (p *Pipelines) startOne(tx *db.Tx, user int64, a adopted, in Start, commit,
 	x := Execution{
 		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
+		PullRequest: in.PullRequest, Head: in.Head,
 		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Environment: in.Environment, Frozen: pl,
 		undefined: a.undefined, own: a.own, Notes: a.notes,
 	}

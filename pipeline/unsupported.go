@@ -106,7 +106,7 @@ func pipelineNotes(p Pipeline) []string {
 		l = append(l, "clone_depth has no effect with fetch_all_refs")
 	}
 	if p.GitChangesetBase == "PULL_REQUEST" {
-		l = append(l, "git_changeset_base PULL_REQUEST is as LATEST_RUN_MATCHING_REF: this version starts no runs of pull requests")
+		l = append(l, "git_changeset_base PULL_REQUEST is as LATEST_RUN_MATCHING_REF: which branch a pull request goes to is not told by its ref")
 	}
 	if r := p.Remote; p.DefinitionSource != remoteFile && (r.Project != "" || r.Ref != "" || r.Path != "" || len(r.Parameters) > 0) {
 		l = append(l, "remote_project_name, remote_branch, remote_path and remote_parameters have no effect without definition_source REMOTE")

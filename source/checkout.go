@@ -104,6 +104,9 @@ func (spec *CheckoutSpec) validate() error {
 	if spec.Branch != "" && !goodRef("refs/heads/"+spec.Branch) {
 		bad.Add("branch", "format", "is not the name of a branch")
 	}
+	if spec.Ref != "" && !goodRef(spec.Ref) {
+		bad.Add("ref", "format", "is not the name of a ref")
+	}
 	if spec.Depth < 0 {
 		bad.Add("depth", "minimum", "is less than 0")
 	}
@@ -159,12 +162,18 @@ func (s *Sources) forget(ctx context.Context, id project.ID) error {
 // objects gives the repository that holds a commit, and of a linked project
 // the URL of the origin.
 func (s *Sources) objectsOf(ctx context.Context, id project.ID, revision string, depth int) (dir, origin string, err error) {
+	return s.objectsAt(ctx, id, revision, "", depth)
+}
+
+// objectsAt is objectsOf for a commit that may be at a ref which is no branch and no
+// tag.
+func (s *Sources) objectsAt(ctx context.Context, id project.ID, revision, ref string, depth int) (dir, origin string, err error) {
 	remote, _, err := s.loadRemote(ctx, id)
 	if err != nil {
 		return "", "", err
 	}
 	if remote != nil {
-		dir, err = s.fetch(ctx, id, remote, revision, "", depth)
+		dir, err = s.fetch(ctx, id, remote, revision, ref, depth)
 		return dir, remote.URL, err
 	}
 	dir, err = s.own(id)
@@ -189,7 +198,7 @@ func (c *checkout) run(ctx context.Context) error {
 		}
 	}
 	var err error
-	if c.repo, c.origin, err = c.s.objectsOf(ctx, c.id, c.spec.Revision, c.spec.Depth); err != nil {
+	if c.repo, c.origin, err = c.s.objectsAt(ctx, c.id, c.spec.Revision, c.spec.Ref, c.spec.Depth); err != nil {
 		return err
 	}
 	refs, err := c.s.branchesAndTags(ctx, c.repo, c.spec)

@@ -69,6 +69,7 @@ type Config struct {
 type CheckoutSpec struct {
 	Revision string // full hash
 	Branch   string // checked out under this name; "" is a detached HEAD
+	Ref      string // where an outside repository has the commit, if at no branch or tag
 	Depth    int    // commits; 0 is all
 	AllRefs  bool   // with the branches and tags of an outside repository, too
 	Dir      string // absolute path of the work tree, which may hold earlier files and is not trusted

@@ -55,7 +55,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		return nil, err
 	}
 	of := place{base: at.base, workspace: at.workspace, project: at.project}
-	var branch, tag any
+	var branch, tag, pull any
 	if x.Branch != "" {
 		def, err := defaultBranch()
 		if err != nil {
@@ -70,6 +70,9 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 	}
 	if x.Tag != "" {
 		tag = object{{"url", of.url("/repository/tags/%s", x.Tag)}, {"html_url", of.page("/tags/%s", x.Tag)}, {"name", x.Tag}}
+	}
+	if x.PullRequest != "" {
+		pull = object{{"url", nil}, {"html_url", nil}, {"name", x.PullRequest}, {"head_branch", orNull(x.Head)}}
 	}
 	message, err := h.message(r, at, x)
 	if err != nil {
@@ -102,7 +105,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		{"error_message", orNull(x.Problem)},
 		{"branch", branch},
 		{"tag", tag},
-		{"pull_request", nil},
+		{"pull_request", pull},
 		{"from_revision", h.fromCommit(at, x.From)},
 		{"to_revision", h.fromCommit(at, x.Commit)},
 		{"creator", creator},
@@ -230,6 +233,7 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 	named("from_revision", "revision", &in.From)
 	named("branch", "name", &in.Branch)
 	named("tag", "name", &in.Tag)
+	named("pull_request", "name", &in.PullRequest)
 	d.member(b, "comment", func(raw json.RawMessage) { in.Comment = d.str(raw) })
 	d.member(b, "refresh", func(raw json.RawMessage) { in.Refresh = d.bool(raw) })
 	d.member(b, "clear_cache", func(raw json.RawMessage) { in.ClearCache = d.bool(raw) })
@@ -258,10 +262,8 @@ func readStart(d *decoder, b body) (in pipeline.Start) {
 			}
 		}
 	})
-	for _, name := range []string{"pull_request", "package_version"} {
-		if raw, ok := b[name]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
-			d.inv.Add(name, "unsupported", "is not supported by this version")
-		}
+	if raw, ok := b["package_version"]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
+		d.inv.Add("package_version", "unsupported", "is not supported by this version")
 	}
 	return in
 }
