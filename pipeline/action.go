@@ -226,12 +226,10 @@ func (a Action) imageFrom() *ImageFrom {
 
 // Validate notes every bad field in inv; paths are the words of the wire.
 func (a Action) Validate(inv *project.Invalid) {
-	switch {
-	case strings.TrimSpace(a.Name) == "":
+	if strings.TrimSpace(a.Name) == "" {
 		inv.Add("name", "required", "is required")
-	case len(a.Name) > 200:
-		inv.Add("name", "maximum", "must have at most 200 bytes")
 	}
+	notLonger(inv, nameMax, "name", a.Name)
 	inv.NoNUL("name", a.Name)
 	whens := []string{""}
 	for _, w := range Whens() {

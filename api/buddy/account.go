@@ -59,7 +59,7 @@ func (h *handlers) addKey(w http.ResponseWriter, r *http.Request, by access.Acto
 	var k access.Key
 	d := &decoder{}
 	d.member(b, "title", func(raw json.RawMessage) { k.Title = d.str(raw) })
-	d.member(b, "content", func(raw json.RawMessage) { k.Content = d.str(raw) })
+	d.member(b, "content", func(raw json.RawMessage) { k.Content = d.whole(raw) })
 	ignored(w, others(b, "title content id url html_url"))
 	if err := d.inv.Err(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -172,7 +173,54 @@ func isEmpty(raw json.RawMessage) bool {
 	return false
 }
 
+// Bounds of texts: of names and other texts in characters, of commands and values
+// in bytes.
+const (
+	maxName  = 255
+	maxText  = 4096
+	maxBytes = 1 << 20
+)
+
+// fit notes a text that is too long for the member at the present path.
+func (d *decoder) fit(s string) {
+	var at []string // the members that lead there
+	for part := range strings.SplitSeq(d.path, ".") {
+		if _, err := strconv.Atoi(part); err != nil {
+			at = append(at, part)
+		}
+	}
+	last, above := "", ""
+	for _, part := range at {
+		last, above = part, last
+	}
+	most := maxText
+	switch last {
+	case "name", "display_name", "identifier", "key", "title":
+		most = maxName
+	case "inline_commands":
+		most = maxBytes
+	case "value": // of a variable, by itself or in something
+		if above == "" || above == "variables" {
+			most = maxBytes
+		}
+	}
+	switch {
+	case most == maxBytes && len(s) > most:
+		d.bad("maximum", "must be at most %d bytes", most)
+	case most < maxBytes && utf8.RuneCountInString(s) > most:
+		d.bad("maximum", "must be at most %d characters", most)
+	}
+}
+
+// str reads a text that has the bound of its kind.
 func (d *decoder) str(raw json.RawMessage) string {
+	s := d.whole(raw)
+	d.fit(s)
+	return s
+}
+
+// whole reads a text whose bound is for its room to know.
+func (d *decoder) whole(raw json.RawMessage) string {
 	var s string
 	if isNull(raw) {
 		return ""
@@ -361,26 +409,9 @@ func restField[T any](name string, check func(*decoder, json.RawMessage), otherw
 	}
 }
 
-func aString(d *decoder, raw json.RawMessage)     { d.text(raw) }
+func aString(d *decoder, raw json.RawMessage)     { d.str(raw) }
 func aBool(d *decoder, raw json.RawMessage)       { d.bool(raw) }
-func someStrings(d *decoder, raw json.RawMessage) { d.texts(raw) }
-
-// text is a string that is kept, and has its bound here for no rule reads it.
-func (d *decoder) text(raw json.RawMessage) {
-	if utf8.RuneCountInString(d.str(raw)) > maxText {
-		d.bad("maximum", "must have at most %d characters", maxText)
-	}
-}
-
-const maxText = 4096
-
-func (d *decoder) texts(raw json.RawMessage) {
-	d.each(raw, func(e json.RawMessage) {
-		if d.text(e); isNull(e) {
-			d.bad("type", "must be a string")
-		}
-	})
-}
+func someStrings(d *decoder, raw json.RawMessage) { d.strings(raw) }
 
 func (f field[T]) as(status, note string) field[T] { f.status, f.note = status, note; return f }
 func (f field[T]) of(kinds string) field[T]        { f.only = kinds; return f }

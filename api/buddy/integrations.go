@@ -60,7 +60,7 @@ func readIntegration(d *decoder, b body, i *secret.Integration) (scope, projectN
 	text("scope", &scope)
 	text("project_name", &projectName)
 	for _, c := range credentials(i) {
-		text(c.name, c.at)
+		read(c.name, func(raw json.RawMessage) { *c.at = d.whole(raw) })
 	}
 	read("role_assumptions", func(raw json.RawMessage) {
 		i.Credentials.Roles = nil

@@ -187,8 +187,8 @@ func (d *decoder) events(raw json.RawMessage) []pipeline.EventRule {
 		d.member(b, "cron", func(raw json.RawMessage) { r.Cron = d.str(raw) })
 		d.member(b, "timezone", func(raw json.RawMessage) { r.Timezone = d.str(raw) })
 		d.member(b, "totp", func(raw json.RawMessage) { r.TOTP = d.bool(raw) })
-		d.member(b, "prefix", func(raw json.RawMessage) { d.text(raw) })
-		d.member(b, "whitelist", func(raw json.RawMessage) { d.texts(raw) })
+		d.member(b, "prefix", func(raw json.RawMessage) { d.str(raw) })
+		d.member(b, "whitelist", func(raw json.RawMessage) { d.strings(raw) })
 		rest := body{}
 		for _, name := range eventMembers() {
 			if raw, ok := b[name]; ok && !isNull(raw) {
