@@ -124,6 +124,24 @@ func (s *Secrets) Variable(ctx context.Context, by access.Actor, id int64) (v Va
 	return v.hidden(), err
 }
 
+// OpenKey gives the private key that a variable of a workspace holds, for the
+// server to use: whoever may use the variable in a pipeline may have it used. One
+// that is not there, or holds no key, is errdefs.ErrNotFound.
+func (s *Secrets) OpenKey(ctx context.Context, by access.Actor, workspace string, id int64) (key string, err error) {
+	err = s.db.Read(ctx, func(tx *db.Tx) error {
+		v, err := s.seen(tx, by, id, access.VariableInfo)
+		if err == nil && (v.Scope.Workspace != workspace || v.Type != SSHKey) {
+			err = fmt.Errorf("key %d: %w", id, errdefs.ErrNotFound)
+		}
+		key = v.Value
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return key, nil
+}
+
 // seen loads a variable for an actor that may do something with it.
 func (s *Secrets) seen(tx *db.Tx, by access.Actor, id int64, right access.Scope) (Variable, error) {
 	l, err := s.variables(tx, `WHERE id = ?`, id)

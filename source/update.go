@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ type RemoteChange struct {
 	URL      *string // "" links the project to its own repository again
 	Username *string
 	Password *string
+	// PrivateKey is that of an SSH deploy key; "" for none.
+	PrivateKey *string
 }
 
 // of gives the remote that a change makes of the one there was: that itself if
@@ -39,6 +42,9 @@ func (c RemoteChange) of(old *Remote, private bool) (*Remote, error) {
 			*f.to = *f.from
 		}
 	}
+	if c.PrivateKey != nil {
+		to.PrivateKey = []byte(*c.PrivateKey)
+	}
 	if to.URL == "" {
 		var bad project.Invalid
 		const alone = "belongs to an outside repository, and there is no URL of one"
@@ -48,9 +54,12 @@ func (c RemoteChange) of(old *Remote, private bool) (*Remote, error) {
 		if c.Password != nil && *c.Password != "" {
 			bad.Add("password", "conflict", alone)
 		}
+		if len(to.PrivateKey) > 0 && c.PrivateKey != nil {
+			bad.Add("private_key", "conflict", alone)
+		}
 		return nil, bad.Err()
 	}
-	if to.URL == have.URL && to.Username == have.Username && (to.Password == have.Password || to.Password == secret.Encrypted && have.Password != "") {
+	if to.URL == have.URL && to.Username == have.Username && bytes.Equal(to.PrivateKey, have.PrivateKey) && (to.Password == have.Password || to.Password == secret.Encrypted && have.Password != "") {
 		return old, nil
 	}
 	if c.Password == nil && have.Password != "" {
@@ -73,7 +82,7 @@ func (c RemoteChange) of(old *Remote, private bool) (*Remote, error) {
 		bad.Add("username", "required", "is to be given anew for another host")
 		return nil, bad.Err()
 	}
-	if to.URL != have.URL {
+	if to.URL != have.URL && c.PrivateKey == nil {
 		to.PrivateKey = nil
 	}
 	return &to, nil

@@ -16,6 +16,7 @@ import (
 func TestRemoteChange(t *testing.T) {
 	t.Parallel()
 	key, _ := newKey(t)
+	another, _ := newKey(t)
 	is := func(s string) *string { return &s }
 	const one, two = "https://one.example/a/b", "https://two.example/a/b"
 	login := &Remote{URL: one, Username: "u", Password: "p", PrivateKey: key}
@@ -29,14 +30,20 @@ func TestRemoteChange(t *testing.T) {
 	}{
 		{"nothing said", login, RemoteChange{}, login, ""},
 		{"nothing said of nothing", nil, RemoteChange{}, nil, ""},
-		{"as it is", login, RemoteChange{is(one), is("u"), is(secret.Encrypted)}, login, ""},
-		{"nothing to unlink", nil, RemoteChange{is(""), is(""), is("")}, nil, ""},
+		{"as it is", login, RemoteChange{is(one), is("u"), is(secret.Encrypted), nil}, login, ""},
+		{"nothing to unlink", nil, RemoteChange{is(""), is(""), is(""), nil}, nil, ""},
 		{"unlinked", login, RemoteChange{URL: is("")}, nil, ""},
-		{"unlinked, with a login", login, RemoteChange{is(""), is("v"), is("q")}, nil, "username password"},
+		{"unlinked, with a login", login, RemoteChange{is(""), is("v"), is("q"), nil}, nil, "username password"},
 		{"a login of nothing", nil, RemoteChange{Username: is("v")}, nil, "username"},
-		{"linked", nil, RemoteChange{is(two), is("v"), nil}, &Remote{URL: two, Username: "v"}, ""},
+		{"linked", nil, RemoteChange{is(two), is("v"), nil, nil}, &Remote{URL: two, Username: "v"}, ""},
 		{"another user", login, RemoteChange{Username: is("v")}, &Remote{URL: one, Username: "v", Password: "p", PrivateKey: key}, ""},
 		{"another password", login, RemoteChange{Password: is("q")}, &Remote{URL: one, Username: "u", Password: "q", PrivateKey: key}, ""},
+		{"another key", login, RemoteChange{PrivateKey: is(string(another))}, &Remote{URL: one, Username: "u", Password: "p", PrivateKey: another}, ""},
+		{"the same key", login, RemoteChange{PrivateKey: is(string(key))}, login, ""},
+		{"no key", login, RemoteChange{PrivateKey: is("")}, &Remote{URL: one, Username: "u", Password: "p"}, ""},
+		{"what is no key", login, RemoteChange{PrivateKey: is("k")}, nil, "private_key"},
+		{"a key of nothing", nil, RemoteChange{PrivateKey: is(string(key))}, nil, "private_key"},
+		{"another repository with its key", login, RemoteChange{URL: is(one + "c"), PrivateKey: is(string(key))}, &Remote{URL: one + "c", Username: "u", Password: "p", PrivateKey: key}, ""},
 		{"another repository of the host", login, RemoteChange{URL: is(one + "c")}, &Remote{URL: one + "c", Username: "u", Password: "p"}, ""},
 		{"another host", login, RemoteChange{URL: is(two)}, nil, "password"},
 		{"another host, the password said to stay", login, RemoteChange{URL: is(two), Password: is(secret.Encrypted)}, nil, "password"},

@@ -2,6 +2,7 @@ package buddy
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 
 	"github.com/containerd/errdefs"
@@ -221,6 +222,7 @@ func (h *handlers) listProjects(w http.ResponseWriter, r *http.Request, by acces
 type projectBody struct {
 	name, display, status, access *string
 	remote                        source.RemoteChange
+	key                           *int64 // of a variable; 0 is none, nil as it is
 	attrs                         map[string]json.RawMessage
 }
 
@@ -250,12 +252,16 @@ func readProject(w http.ResponseWriter, r *http.Request, p project.Project) (pro
 			*to = &s
 		})
 	}
+	d.member(b, "custom_repo_ssh_key_id", func(raw json.RawMessage) {
+		id := d.int(raw)
+		in.key = &id
+	})
 	if in.access != nil && *in.access != "PRIVATE" && *in.access != "PUBLIC" {
 		d.inv.Add("access", "enum", "must be one of PRIVATE, PUBLIC")
 	}
-	for _, name := range []string{"integration", "external_project_id", "external_project_access", "git_lab_project_id", "custom_repo_ssh_key_id"} {
+	for _, name := range []string{"integration", "external_project_id", "external_project_access", "git_lab_project_id"} {
 		if raw, ok := b[name]; ok && !isNull(raw) && !isEmpty(compact(raw)) {
-			d.inv.Add(name, "unsupported", "is not supported by this version: give custom_repo_url, custom_repo_user and custom_repo_pass")
+			d.inv.Add(name, "unsupported", "is not supported by this version: give custom_repo_url, and custom_repo_user and custom_repo_pass or custom_repo_ssh_key_id")
 		}
 	}
 	apply(d, projectFields(), 0, b, &p)
@@ -270,10 +276,33 @@ func readProject(w http.ResponseWriter, r *http.Request, p project.Project) (pro
 	return in, err
 }
 
+// openKey takes the key of an outside repository out of the variable that is
+// named.
+func (h *handlers) openKey(r *http.Request, by access.Actor, workspace string, in *projectBody) error {
+	if in.key == nil {
+		return nil
+	}
+	key := ""
+	if *in.key != 0 {
+		var err error
+		key, err = h.Secrets.OpenKey(r.Context(), by, workspace, *in.key)
+		if errdefs.IsNotFound(err) {
+			var inv project.Invalid
+			inv.Add("custom_repo_ssh_key_id", "unknown", fmt.Sprintf("there is no variable %d of type SSH_KEY in this workspace", *in.key))
+			return inv.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	in.remote.PrivateKey = &key
+	return nil
+}
+
 // remotePaths gives what is wrong with an outside repository the names that it
 // has here.
 func remotePaths(err error) error {
-	return renamed(err, map[string]string{"url": "custom_repo_url", "username": "custom_repo_user", "password": "custom_repo_pass"})
+	return renamed(err, map[string]string{"url": "custom_repo_url", "username": "custom_repo_user", "password": "custom_repo_pass", "private_key": "custom_repo_ssh_key_id"})
 }
 
 // renamed gives an error whose fields have other names here.
@@ -306,6 +335,9 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	if err != nil {
 		return err
 	}
+	if err := h.openKey(r, by, ws.ID, &in); err != nil {
+		return err
+	}
 	n := project.New{Attrs: in.attrs, Public: in.access != nil && *in.access == "PUBLIC"}
 	if in.name != nil {
 		n.Name = *in.name
@@ -314,7 +346,9 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 		n.DisplayName = *in.display
 	}
 	var remote *source.Remote
-	if to := (source.Remote{URL: given(in.remote.URL), Username: given(in.remote.Username), Password: given(in.remote.Password)}); to.URL+to.Username+to.Password != "" {
+	if to := (source.Remote{
+		URL: given(in.remote.URL), Username: given(in.remote.Username), Password: given(in.remote.Password), PrivateKey: []byte(given(in.remote.PrivateKey)),
+	}); to.URL+to.Username+to.Password+string(to.PrivateKey) != "" {
 		remote = &to
 	}
 	p, err := h.Pipelines.CreateProject(r.Context(), by, ws.ID, n, remote, nil)
@@ -350,6 +384,9 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 	}
 	in, err := readProject(w, r, p)
 	if err != nil {
+		return err
+	}
+	if err := h.openKey(r, by, p.Workspace, &in); err != nil {
 		return err
 	}
 	c := project.Change{Name: in.name, DisplayName: in.display, Status: in.status, Attrs: in.attrs}
