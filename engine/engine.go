@@ -279,10 +279,30 @@ type BuildSecret struct {
 type BuildResult struct {
 	Image   Image
 	Steps   int
-	Cached  int    // steps answered from the cache
-	Used    Usage  // by the commands of its steps: memory of the one that needed most
-	Failure string // why there is no image: what failed, where, what to do
-	Reason  Reason // why it was ended, if it was
+	Cached  int // steps answered from the cache
+	List    []BuildStep
+	Args    []string // arguments that the Dockerfile declares
+	Used    Usage    // by the commands of its steps: memory of the one that needed most
+	Failure string   // why there is no image: what failed, where, what to do
+	Refused bool     // a registry gives an image that it needs not to that login, or to nobody without one
+	Reason  Reason   // why it was ended, if it was
+}
+
+// BuildStep is a step of a Dockerfile that was begun: an instruction that makes a
+// layer, or begins a stage.
+type BuildStep struct {
+	Stage     string // name, after the platform if there are several; "" for the only one
+	Index, Of int    // in its stage, from 1
+	Text      string // the instruction, with its variables put in
+	Cached    bool
+	Done      bool
+	After     []int // places in the list of those whose results it takes
+	// Of one that was not cached and copies: from which stage, image or address, ""
+	// is the context; and which of those files of the context were written since it
+	// was read before, as far as that is known.
+	Copies  bool
+	From    string
+	Written []string
 }
 
 // Image is an image of the store.

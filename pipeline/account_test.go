@@ -269,6 +269,12 @@ func TestRefusedPull(t *testing.T) {
 	if got := w.account(x).Steps[0].tries(); got != "1.1.1 FAILED PULL_REFUSED -1" {
 		t.Errorf("tries %s", got)
 	}
+	w.eng.Protect("closed.example", "ann", "right")
+	w.commit("Dockerfile", "FROM closed.example/team/base:1\n")
+	x = w.wait(w.start(w.pipeline(Pipeline{Name: "build"}, Action{Name: "build", Build: &Build{Dockerfile: "Dockerfile"}}), Start{}))
+	if got := w.account(x).Steps[0].tries(); got != "1.1.1 FAILED PULL_REFUSED 1" {
+		t.Errorf("tries of a build: %s (%s)", got, x.Steps[0].Error)
+	}
 }
 
 func TestWaitsText(t *testing.T) {

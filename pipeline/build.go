@@ -119,7 +119,10 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		return Result{}, nil, fmt.Errorf("build %s: %w", spec.Name, err)
 	}
 	h.used = built.Used
-	res := Result{Status: Failed, Code: -1, Used: built.Used}
+	if h.built, err = h.cached(ctx, s, spec, built); err != nil {
+		return Result{}, nil, err
+	}
+	res := Result{Status: Failed, Code: -1, Used: h.used, Build: h.built}
 	switch {
 	case built.Reason == engine.ReasonCancel:
 		res.Status, res.Reason, res.Error = Terminated, EndCancelled, "cancelled"
@@ -130,6 +133,9 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		return res, nil, nil
 	case built.Failure != "" || built.Image.Digest == "":
 		res.Reason, res.Code, res.Error = EndBuild, 1, built.Failure
+		if built.Refused {
+			res.Reason = EndPullRefused
+		}
 		return res, nil, nil
 	}
 	return h.publish(ctx, built.Image.Digest, to, way, v, log)
@@ -149,7 +155,7 @@ func (h *handling) publish(ctx context.Context, digest string, to target, way *r
 	if len(to.Own) > 0 {
 		img = ownHost + "/" + img
 	}
-	return Result{Status: Successful, Reason: EndDone, Used: h.used, Digest: digest, Image: img}, to.Own, nil
+	return Result{Status: Successful, Reason: EndDone, Used: h.used, Build: h.built, Digest: digest, Image: img}, to.Own, nil
 }
 
 // buildSecrets reads the values of a build's secrets and has them masked.

@@ -18,7 +18,7 @@ import (
 // do runs one step to its end, or attaches to it. It gives no error: whatever
 // went wrong is a result with a message for the user.
 func (h *handling) do(ctx context.Context, i int) settled {
-	h.mask, h.used = nil, engine.Usage{}
+	h.mask, h.used, h.built = nil, engine.Usage{}, nil
 	res, tags, err := h.try(ctx, h.x.Steps[i])
 	if err != nil && !errors.Is(context.Cause(ctx), engine.ErrDetach) {
 		if err := h.end(ctx, h.x.Steps[i]); err != nil {
@@ -34,7 +34,7 @@ func (h *handling) do(ctx context.Context, i int) settled {
 	case errors.Is(context.Cause(ctx), engine.ErrDetach): // it goes on without us
 		return settled{step: i, by: h}
 	case errors.Is(context.Cause(ctx), errCancelled):
-		res = Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled", Used: h.used}
+		res = Result{Status: Terminated, Reason: EndCancelled, Code: -1, Error: "cancelled", Used: h.used, Build: h.built}
 	default:
 		res = h.broken(ctx, i, err)
 	}
@@ -59,7 +59,7 @@ func (h *handling) end(ctx context.Context, s ActionExecution) error {
 func (h *handling) broken(ctx context.Context, i int, err error) Result {
 	s := h.x.Steps[i]
 	var fatal *fatalError
-	res := Result{Status: Failed, Reason: reasonOf(err), Used: h.used, Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
+	res := Result{Status: Failed, Reason: reasonOf(err), Used: h.used, Build: h.built, Code: -1, Error: h.masked(err.Error()), Final: errors.As(err, &fatal)}
 	h.log.Info("action failed", "action", s.Action.ID, "step", i, "error", res.Error)
 	log := &lines{h: h, dir: h.p.logs.Action(string(h.x.ID), s.ID)}
 	h.once(ctx, log, []string{res.Error})

@@ -140,6 +140,7 @@ type Result struct {
 	Reason EndReason
 	Signal int // that ended it
 	Used   engine.Usage
+	Build  *Built
 	// Final says that another try would end the same way.
 	Final bool
 	// More says that a loop has more combinations after this one.

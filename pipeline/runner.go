@@ -101,6 +101,7 @@ type handling struct {
 	fixed    map[string]string // variables of the round of its loop
 	volume   string            // where it works
 	used     engine.Usage      // by what it has run
+	built    *Built            // of a build
 	after    <-chan struct{}   // closed when the step before it has come to the file system
 	came     func()            // it has come to the file system, or will not
 }

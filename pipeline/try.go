@@ -29,6 +29,7 @@ type Ending struct {
 	Error  string    `json:"error,omitempty"`
 	Memory int64     `json:"memory,omitempty"` // bytes at the peak; 0: not known, or nothing ran
 	CPU    int64     `json:"cpu,omitempty"`    // µs; 0: not known, or nothing ran
+	Build  *Built    `json:"build,omitempty"`
 }
 
 // beginTry notes that the try of a step has begun whose number it has.
@@ -40,12 +41,12 @@ func beginTry(tx *db.Tx, s ActionExecution) error {
 
 // endTry notes how the try of a step has ended.
 func endTry(tx *db.Tx, s ActionExecution, r Result) error {
-	ending, err := json.Marshal(Ending{r.Reason, r.Code, r.Signal, r.Error, r.Used.Memory, r.Used.CPU.Microseconds()})
+	ending, err := json.Marshal(Ending{r.Reason, r.Code, r.Signal, r.Error, r.Used.Memory, r.Used.CPU.Microseconds(), r.Build})
 	if err != nil {
 		return err
 	}
 	_, err = tx.Exec(`UPDATE action_tries SET status = ?, finished = ?, ending = ? WHERE id = ? AND attempt = ?`,
-		r.Status, db.Micros(tx.Now), ending, s.ID, s.Attempt)
+		r.Status, db.Micros(tx.Now), string(ending), s.ID, s.Attempt)
 	return err
 }
 

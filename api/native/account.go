@@ -87,6 +87,52 @@ type try struct {
 	Error    any             `json:"error"`
 	Memory   any             `json:"memory_peak"`
 	CPU      any             `json:"cpu_seconds"`
+	Build    *built          `json:"build"`
+}
+
+// built is what a build took from the cache, and what not.
+type built struct {
+	Steps   int         `json:"steps"`
+	Cached  int         `json:"cached"`
+	NoCache bool        `json:"no_cache"`
+	List    []builtStep `json:"list"`
+	Miss    *miss       `json:"first_miss"`
+}
+
+type builtStep struct {
+	Stage  any    `json:"stage"`
+	Index  int    `json:"index"`
+	Of     int    `json:"of"`
+	Text   string `json:"instruction"`
+	Cached bool   `json:"cached"`
+	Done   bool   `json:"done"`
+}
+
+// miss is the first step that was not in the cache, and what had changed.
+type miss struct {
+	Step   string `json:"step"`
+	Reason string `json:"reason"`
+	Text   string `json:"text"`
+}
+
+func fromBuilt(b *pipeline.Built) *built {
+	if b == nil {
+		return nil
+	}
+	out := &built{NoCache: b.NoCache, List: []builtStep{}}
+	for _, s := range b.Steps {
+		if s.Counts() {
+			out.Steps++
+			if s.Cached {
+				out.Cached++
+			}
+		}
+		out.List = append(out.List, builtStep{text(s.Stage), s.Index, s.Of, s.Text, s.Cached, s.Done})
+	}
+	if b.Miss != nil {
+		out.Miss = &miss{b.Miss.Step, b.Miss.Changed, b.Miss.Text}
+	}
+	return out
 }
 
 // text is a text, or null for none.
@@ -128,6 +174,7 @@ func fromTry(t pipeline.Try) try {
 	out := try{
 		Attempt: t.Attempt, Try: t.Try, Round: t.Round, Status: t.Status, Waits: fromWaits(t.Waits), Started: api.Time(t.Started),
 		Finished: api.Time(t.Finished), Seconds: lasted(t.Started, t.Finished), Reason: text(t.Reason), Error: text(t.Error),
+		Build: fromBuilt(t.Build),
 	}
 	if t.Code >= 0 && !t.Finished.IsZero() {
 		out.Code = t.Code

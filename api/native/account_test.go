@@ -50,7 +50,7 @@ func TestAccount(t *testing.T) {
 		t.Errorf("%+v", after)
 	}
 	// The members are there when there is nothing to be told.
-	for _, m := range []string{`"conditions":null`, `"waits":[]`, `"tries":[]`, `"signal":null`} {
+	for _, m := range []string{`"conditions":null`, `"waits":[]`, `"tries":[]`, `"build":null`, `"signal":null`} {
 		if !strings.Contains(text, m) {
 			t.Errorf("no %s in %s", m, text)
 		}

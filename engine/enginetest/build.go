@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,14 @@ func (s *suite) builds(t *testing.T) {
 		}
 		if a.Image.Digest != b.Image.Digest || b.Steps == 0 || b.Cached != b.Steps || a.Cached == a.Steps {
 			t.Errorf("%d of %d cached, then %d of %d; %s, then %s", a.Cached, a.Steps, b.Cached, b.Steps, a.Image.Digest, b.Image.Digest)
+		}
+		for n, r := range []engine.BuildResult{a, b} {
+			for i, text := range []string{"FROM ", "RUN echo a > /tmp/a", "COPY file /tmp/file"} {
+				if len(r.List) != 3 || !strings.HasPrefix(r.List[i].Text, text) || r.List[i].Index != i+1 || r.List[i].Of != 3 || !r.List[i].Done ||
+					i > 0 && (r.List[i].Cached != (n == 1) || !slices.Equal(r.List[i].After, []int{i - 1}) || r.List[i].Copies != (n == 0 && i == 2)) {
+					t.Fatalf("step %d: %+v", i, r.List)
+				}
+			}
 		}
 		if log := strings.Join(Lines(t, spec.Log, "oem"), "\n"); !strings.Contains(log, "CACHED") {
 			t.Errorf("log:\n%s", log)

@@ -59,7 +59,7 @@ func (e *Engine) Build(ctx context.Context, id string, s engine.BuildSpec) (engi
 	}
 	b := &building{w: e.w, id: id, spec: s, src: src, log: log}
 	digests, err := b.platforms(ctx)
-	res := engine.BuildResult{Steps: b.steps, Cached: b.cached, Used: b.used}
+	res := engine.BuildResult{Steps: b.steps, Cached: b.cached, Used: b.used, List: b.listed(), Args: b.args}
 	if cause := context.Cause(ctx); cause != nil {
 		switch {
 		case errors.Is(cause, errTimeout):
@@ -74,7 +74,7 @@ func (e *Engine) Build(ctx context.Context, id string, s engine.BuildSpec) (engi
 	var bad *failure
 	if errors.As(err, &bad) {
 		log.line('m', bad.text)
-		res.Failure = bad.text
+		res.Failure, res.Refused = bad.text, bad.refused
 		return res, nil
 	}
 	if err != nil {
@@ -97,11 +97,14 @@ func first(s []string) string {
 }
 
 // failure is a build that fails for a reason in its source.
-type failure struct{ text string }
+type failure struct {
+	text    string
+	refused bool
+}
 
 func (f *failure) Error() string { return f.text }
 
-func failed(format string, a ...any) error { return &failure{fmt.Sprintf(format, a...)} }
+func failed(format string, a ...any) error { return &failure{text: fmt.Sprintf(format, a...)} }
 
 // source reads all files of a source.
 func (w *world) source(ctx context.Context, s engine.Source) (map[string][]byte, error) {
@@ -151,6 +154,8 @@ type building struct {
 	log           *logWriter
 	steps, cached int
 	used          engine.Usage
+	list          []engine.BuildStep
+	args          []string
 	n             int
 }
 
@@ -232,6 +237,7 @@ func (b *building) image(ctx context.Context, plat string) (string, error) {
 				v = given
 			}
 			args[k] = v
+			b.args = append(b.args, k)
 			continue
 		}
 		if word == "FROM" {
@@ -242,6 +248,7 @@ func (b *building) image(ctx context.Context, plat string) (string, error) {
 				return "", err
 			}
 			stages = append(stages, st)
+			b.list = append(b.list, engine.BuildStep{Stage: st.name, Index: 1, Text: l, Done: true})
 			continue
 		}
 		if st == nil {
@@ -260,6 +267,18 @@ func (b *building) image(ctx context.Context, plat string) (string, error) {
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
 	return b.w.make(st.cfg, st.key)
+}
+
+// listed are the steps that were begun, with how many there are in each stage.
+func (b *building) listed() []engine.BuildStep {
+	for i := range b.list {
+		for _, o := range b.list {
+			if o.Stage == b.list[i].Stage {
+				b.list[i].Of = max(b.list[i].Of, o.Index)
+			}
+		}
+	}
+	return b.list
 }
 
 // lines joins continued ones and leaves out comments.
@@ -337,7 +356,7 @@ func (b *building) base(ctx context.Context, ref string) (string, error) {
 	defer b.w.mu.Unlock()
 	d, err := b.w.remote(complete(ref), b.spec.Logins)
 	if err != nil {
-		return "", failed("FROM %s: %s", ref, err)
+		return "", &failure{fmt.Sprintf("FROM %s: %s", ref, err), errdefs.IsUnauthorized(err)}
 	}
 	return d, nil
 }

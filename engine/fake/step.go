@@ -96,6 +96,8 @@ func (b *building) step(ctx context.Context, st *stage, word, rest, whole string
 	}
 	key = digest.FromString(key).String()
 	b.log.line('o', fmt.Sprintf("#%d %s", b.n, whole))
+	b.list = append(b.list, engine.BuildStep{Stage: st.name, Index: b.list[len(b.list)-1].Index + 1, Text: whole, After: []int{len(b.list) - 1}, Copies: word != "RUN"})
+	one := &b.list[len(b.list)-1]
 	b.w.mu.Lock()
 	_, hit := b.w.caches[b.spec.Workspace][key]
 	b.w.mu.Unlock()
@@ -104,6 +106,7 @@ func (b *building) step(ctx context.Context, st *stage, word, rest, whole string
 	}
 	if hit && !b.spec.NoCache {
 		b.cached++
+		one.Cached, one.Copies = true, false
 		b.log.line('o', fmt.Sprintf("#%d CACHED", b.n))
 	} else {
 		if word == "RUN" {
@@ -113,6 +116,7 @@ func (b *building) step(ctx context.Context, st *stage, word, rest, whole string
 		}
 		b.log.line('o', fmt.Sprintf("#%d DONE 0.0s", b.n))
 	}
+	one.Done = true
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
 	if b.w.caches[b.spec.Workspace] == nil {

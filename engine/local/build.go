@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/solver/pb"
@@ -51,7 +52,11 @@ type building struct {
 	room   *room
 	limits *pb.LinuxResources
 	texts  texts
-	result string // digest
+	// written are the files of the context that were written since it was read
+	// before; nil if that is not known.
+	written *written
+	args    []string // that the Dockerfile declares
+	result  string   // digest
 }
 
 // Build implements engine.Builder. A build lives in this process: what ends its
@@ -140,10 +145,12 @@ func (e *Engine) buildAlone(ctx context.Context, id string, spec engine.BuildSpe
 	err = b.do(ctx)
 	res.Steps, res.Cached = log.counted()
 	res.Used = log.usage()
+	res.List, res.Args = b.steps(), b.args
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		return b.ended(res, cause)
 	}
 	if err != nil {
+		res.Refused = errdefs.IsUnauthorized(err)
 		if res.Failure, err = b.explain(err); err != nil {
 			return engine.BuildResult{}, err
 		}
@@ -202,7 +209,7 @@ func (b *building) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.texts = texts{files, ignore}
+	b.texts, b.args = texts{files, ignore}, arguments(files[name])
 	r, err := b.e.builder.room(b.spec.Workspace)
 	if err != nil {
 		return &machinery{err}

@@ -308,10 +308,10 @@ func TestBaseImages(t *testing.T) {
 		}
 		return res, lines(t, spec.Log)
 	}
-	if res, log := build(":1", "a", o.login("wrong-0815")); !strings.Contains(res.Failure, "user ann") || !strings.Contains(res.Failure, o.host) || strings.Contains(res.Failure+log, "wrong-0815") {
+	if res, log := build(":1", "a", o.login("wrong-0815")); !res.Refused || !strings.Contains(res.Failure, "user ann") || !strings.Contains(res.Failure, o.host) || strings.Contains(res.Failure+log, "wrong-0815") {
 		t.Errorf("a wrong login: %+v\n%s", res, log)
 	}
-	if res, _ := build(":1", "a", nil); !strings.Contains(res.Failure, "without a login") {
+	if res, _ := build(":1", "a", nil); !res.Refused || !strings.Contains(res.Failure, "without a login") {
 		t.Errorf("no login: %+v", res)
 	}
 	if res, log := build(":1", "a", o.login(rightPassword)); res.Failure != "" || !strings.Contains(log, "pulled") {
@@ -340,7 +340,7 @@ func TestBaseImages(t *testing.T) {
 	if res, log := build(":latest", "a", o.login(rightPassword)); res.Failure != "" || !strings.Contains(log, "is taken as it is here") {
 		t.Errorf("latest of a registry that is down: %+v\n%s", res, log)
 	}
-	if res, _ := build(":2", "a", o.login(rightPassword)); !strings.Contains(res.Failure, "out of order") {
+	if res, _ := build(":2", "a", o.login(rightPassword)); res.Refused || !strings.Contains(res.Failure, "out of order") {
 		t.Errorf("another tag of a registry that is down: %+v", res)
 	}
 }
@@ -362,5 +362,60 @@ func TestBuildUsage(t *testing.T) {
 	failed, err := b.Build(t.Context(), bad, spec)
 	if err != nil || failed.Failure == "" || failed.Used.Memory < 40_000_000 {
 		t.Errorf("one that fails: %+v %v", failed, err)
+	}
+}
+
+// TestBuildSteps: which steps the cache had, what each takes, and which files
+// were written since the build before.
+func TestBuildSteps(t *testing.T) {
+	b := open(t)
+	const text = "ARG Z=1\nFROM shell AS one\nARG A=x\nRUN echo $A > /made\nFROM shell\nCOPY --from=one /made /made\nCOPY page sub/*.txt /page/\nRUN true\n"
+	id, spec := b.recipe(text, map[string]string{"page/a": "1", "page/b": "1", "sub/c.txt": "1", "sub/d.md": "1"})
+	words := func(r engine.BuildResult) string {
+		var l []string
+		for i, s := range r.List {
+			word := fmt.Sprintf("%d %s %d/%d %s after%v", i, s.Stage, s.Index, s.Of, s.Text, s.After)
+			if s.Cached {
+				word += " cached"
+			}
+			if s.Copies {
+				word += " from " + s.From
+			}
+			if s.Written != nil {
+				word += fmt.Sprint(" written ", s.Written)
+			}
+			l = append(l, word)
+		}
+		return strings.Join(l, "\n")
+	}
+	first := b.made(id, spec)
+	expect := func(r engine.BuildResult, want string) {
+		t.Helper()
+		got := regexp.MustCompile(`docker.io/library/shell\S*`).ReplaceAllString(words(r), "shell")
+		if got = strings.TrimSuffix(got, " cached"); strings.TrimSpace(got) != strings.TrimSpace(want) {
+			t.Errorf("steps\n%s\nwant\n%s", got, want)
+		}
+	}
+	expect(first, `
+0 one 1/2 FROM shell after[]
+1 one 2/2 RUN echo x > /made after[0]
+2 stage-1 2/4 COPY --from=one /made /made after[0 1] from one
+3 stage-1 3/4 COPY page sub/*.txt /page/ after[2] from 
+4 stage-1 4/4 RUN true after[3]`)
+	for _, f := range []string{"page/b", "sub/c.txt", "sub/d.md"} {
+		if err := b.Volumes().Put(t.Context(), spec.Source.Volume, "/", bytes.NewReader(enginetest.Tar(t, nil, nil, map[string][]byte{f: []byte("22")}))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(b.made(b.id("build"), spec), `
+0 one 1/2 FROM shell after[]
+1 one 2/2 RUN echo x > /made after[0] cached
+2 stage-1 2/4 COPY --from=one /made /made after[0 1] cached
+3 stage-1 3/4 COPY page sub/*.txt /page/ after[2] from  written [page/b sub/c.txt]
+4 stage-1 4/4 RUN true after[3]`)
+	spec.Args = map[string]string{"A": "y"}
+	arg := b.made(b.id("build"), spec)
+	if fmt.Sprint(arg.Args) != "[Z A]" || arg.List[1].Text != "RUN echo y > /made" || arg.List[1].Cached {
+		t.Errorf("another argument: %v\n%s", arg.Args, words(arg))
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -134,9 +136,28 @@ func readBounded(root *os.Root, name string) ([]byte, error) {
 // no link leads out of it, also when somebody changes it meanwhile; and through
 // plainfile: nothing is opened but files and directories.
 type contextFS struct {
-	root  *os.Root
-	git   bool // .git is part of it
-	marks *marks
+	root    *os.Root
+	git     bool // .git is part of it
+	marks   *marks
+	written *written // nil: not asked for
+}
+
+// written are files that were written since their context was walked before.
+type written struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+func (w *written) add(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.names[name] = true
+}
+
+func (w *written) list() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.names))
 }
 
 // marks are what the files of a context were when they were last walked. What
@@ -154,21 +175,30 @@ type mark struct {
 	more               int64 // nanoseconds
 }
 
-// time gives the time of a file that is to be sent.
-func (m *marks) time(name string, st *syscall.Stat_t) int64 {
+// known tells whether the context was walked before.
+func (m *marks) known() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.by) > 0
+}
+
+// time gives the time of a file that is to be sent, and tells whether it was
+// written since the last walk, or was not there.
+func (m *marks) time(name string, st *syscall.Stat_t) (at int64, written bool) {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, name)
 	now := mark{size: st.Size, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(), ino: st.Ino}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if was, ok := m.by[h.Sum64()]; ok {
+	was, ok := m.by[h.Sum64()]
+	if ok {
 		now.more = was.more
 		if was.size == now.size && was.mtime == now.mtime && (was.ctime != now.ctime || was.ino != now.ino) {
 			now.more++
 		}
 	}
 	m.by[h.Sum64()] = now
-	return now.mtime + now.more
+	return now.mtime + now.more, !ok || was.size != now.size || was.mtime != now.mtime || was.ctime != now.ctime || was.ino != now.ino
 }
 
 // contextMarks gives those of a context.
@@ -272,7 +302,10 @@ func (c contextFS) stat(name string, seen map[inode]string) (*types.Stat, error)
 	st.Size = fi.Size()
 	s, ok := fi.Sys().(*syscall.Stat_t)
 	if ok && c.marks != nil {
-		st.ModTime = c.marks.time(name, s)
+		var written bool
+		if st.ModTime, written = c.marks.time(name, s); written && c.written != nil {
+			c.written.add(name)
+		}
 	}
 	if ok && s.Nlink > 1 {
 		k := inode{s.Dev, s.Ino}

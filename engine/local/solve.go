@@ -41,6 +41,10 @@ func (b *building) solve(ctx context.Context, dockerfile string, tree contextFS)
 	r := b.room
 	key := b.sharedKey()
 	tree.marks = r.contextMarks(key)
+	if b.spec.Source.Volume != "" && tree.marks.known() { // an archive is unpacked anew each time
+		b.written = &written{names: map[string]bool{}}
+		tree.written = b.written
+	}
 	sess, err := session.NewSession(ctx, key)
 	if err != nil {
 		return &machinery{err}
