@@ -268,7 +268,7 @@ func validateVariables(vs []Variable, inv *project.Invalid) {
 			{"init_path", v.InitPath}, {"defaults", v.Defaults}, {"password", v.Password}, {"passphrase", v.Passphrase}, {"key_identifier", v.KeyIdentifier},
 		} {
 			if f.value != "" {
-				inv.Add(at+"."+f.name, "unsupported", secret.Unobeyed)
+				inv.Add(at+"."+f.name, "unsupported", secret.Unobeyed(f.name))
 			}
 		}
 		inv.NoNUL(at+".value", v.Value, at+".value", v.First)

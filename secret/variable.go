@@ -120,7 +120,15 @@ func IsMode(s string) bool { return modes.MatchString(s) }
 
 // Unobeyed is what is said of members of a variable that could have no effect
 // here: init_path, defaults, password, passphrase and key_identifier.
-const Unobeyed = "is not supported: nobody is asked for a value, and keys are placed as they are"
+func Unobeyed(member string) string {
+	switch member {
+	case "init_path", "defaults":
+		return "is not supported: it says what people may choose from when a SET_VARIABLES action asks them for a value, and there is none here"
+	case "password":
+		return "is not supported: it opens a certificate for a keychain of iOS, and nothing of iOS is built here"
+	}
+	return "is not supported: a key is the file that it is in a container, and no agent there is given it; have gpg or ssh-add in the commands, with a variable of its own for this"
+}
 
 func secretType(t string) bool { return t == SSHKey || t == GPGKey }
 

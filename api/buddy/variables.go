@@ -49,7 +49,7 @@ func readVariable(d *decoder, b body, v *secret.Variable) {
 	for _, name := range []string{"init_path", "defaults", "password", "passphrase", "key_identifier"} {
 		d.member(b, name, func(raw json.RawMessage) {
 			if d.str(raw) != "" {
-				d.bad("unsupported", secret.Unobeyed)
+				d.bad("unsupported", "%s", secret.Unobeyed(name))
 			}
 		})
 	}
