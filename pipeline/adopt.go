@@ -179,7 +179,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 	}
 	one := c.h.copy(false)
 	c.run(ctx, judging, func(ctx context.Context) settled {
-		d, err := one.p.define(ctx, one.x.Frozen, one.x.Commit)
+		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, one.x.Commit)
 		if err != nil {
 			d = &defined{err: err}
 		}

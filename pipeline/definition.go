@@ -133,7 +133,7 @@ func (b *Batch) define(dialect string, d Definition) (done Imported, err error) 
 			old := *n
 			*n = d.Pipeline
 			n.Project, n.Workspace, n.DefinedBy = old.Project, old.Workspace, old.DefinedBy
-			return mayDefine(b.tx, b.by, &old, n)
+			return mayDefine(b.tx, b.by, old.origins(), n)
 		})
 		if err != nil {
 			return done, err

@@ -183,12 +183,12 @@ func (p *Pipelines) Update(ctx context.Context, by access.Actor, id ID, change f
 	var n Pipeline
 	err := p.db.Write(ctx, func(tx *db.Tx) (err error) {
 		n, err = p.updateIn(tx, id, func(n *Pipeline) error {
-			old := *n
+			old, was := *n, n.origins()
 			if err := change(n); err != nil {
 				return err
 			}
 			n.Project, n.Workspace, n.DefinedBy = old.Project, old.Workspace, old.DefinedBy
-			return mayDefine(tx, by, &old, n)
+			return mayDefine(tx, by, was, n)
 		})
 		return err
 	})

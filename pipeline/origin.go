@@ -107,10 +107,11 @@ func (p Pipeline) origins() map[string]GitConfig {
 }
 
 // mayDefine tells whether the actor may have the definition of a pipeline be where
-// n says: in projects whose repositories it may read. What was so before stays.
-func mayDefine(tx *db.Tx, by access.Actor, old, n *Pipeline) error {
+// n says: in projects whose repositories it may read. What was so before stays: was
+// are the origins of then.
+func mayDefine(tx *db.Tx, by access.Actor, was map[string]GitConfig, n *Pipeline) error {
 	named := n.origins()
-	if len(named) == 0 || old != nil && reflect.DeepEqual(named, old.origins()) {
+	if len(named) == 0 || reflect.DeepEqual(named, was) {
 		return nil
 	}
 	n.DefinedBy = by.User.ID
@@ -197,18 +198,21 @@ type defined struct {
 	err   error    // instead
 }
 
-// askedPatience is how long a definition may keep waiting who started an execution
-// by hand, if an outside repository is to be asked for it.
-const askedPatience = 15 * time.Second
+// How long an outside repository that is asked for a definition may keep waiting who
+// started an execution by hand, and an execution that nobody waits for.
+const (
+	askedPatience = 15 * time.Second
+	ownPatience   = 2 * time.Minute
+)
 
-// defineSoon is define for who waits for an answer.
-func (p *Pipelines) defineSoon(ctx context.Context, pl Pipeline, commit *source.Commit) (*defined, error) {
-	late, cancel := context.WithTimeout(ctx, askedPatience)
+// defineWithin is define within some time.
+func (p *Pipelines) defineWithin(ctx context.Context, patience time.Duration, pl Pipeline, commit *source.Commit) (*defined, error) {
+	late, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	d, err := p.define(late, pl, commit)
 	if err != nil && late.Err() != nil && ctx.Err() == nil {
 		var inv project.Invalid
-		inv.Add("git_config", "unavailable", fmt.Sprintf("the repository of the definition did not answer within %s: try again", askedPatience))
+		inv.Add("git_config", "unavailable", fmt.Sprintf("the repository of the definition did not answer within %s: try again", patience))
 		err = inv.Err()
 	}
 	return d, err

@@ -147,13 +147,17 @@ func show(tx *db.Tx, by access.Actor, x *Execution, s access.Scope) error {
 		return err
 	}
 	x.Steps = slices.DeleteFunc(x.Steps, func(st ActionExecution) bool {
-		a := st.Action
-		if i := slices.IndexFunc(now, func(n Action) bool { return n.ID == a.ID }); i >= 0 {
-			a = now[i]
-		}
-		return errdefs.IsNotFound(permitAction(by, pl, a, access.ExecutionInfo))
+		return errdefs.IsNotFound(permitAction(by, pl, asNow(st.Action, now), access.ExecutionInfo))
 	})
 	return nil
+}
+
+// asNow is an action as it is now, if it is among those of now.
+func asNow(a Action, now []Action) Action {
+	if i := slices.IndexFunc(now, func(n Action) bool { return n.ID == a.ID }); i >= 0 {
+		return now[i]
+	}
+	return a
 }
 
 // shown is show for an execution that was just started or found.
@@ -179,14 +183,18 @@ func (p *Pipelines) mayOperate(tx *db.Tx, by access.Actor, x Execution, op Opera
 	if err != nil {
 		return err
 	}
-	if x.own { // the file may have others by now
-		var actions []Action
-		for _, s := range x.Steps {
-			actions = append(actions, s.Action)
-		}
-		if err := permitRun(by, pl, actions, x.Only); err != nil {
-			return err
-		}
+	if !x.own {
+		return p.permitStart(tx, by, pl, x.Only)
 	}
-	return p.permitStart(tx, by, pl, x.Only)
+	now, err := loadActions(tx, x.Pipeline)
+	if err != nil {
+		return err
+	}
+	var actions []Action // the file may have others by now
+	for _, s := range x.Steps {
+		a := asNow(s.Action, now)
+		a.Disabled = s.Action.Disabled
+		actions = append(actions, a)
+	}
+	return permitRun(by, pl, actions, x.Only)
 }

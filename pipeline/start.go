@@ -48,8 +48,10 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	if err := p.room(); err != nil {
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 	}
-	if err := p.db.Read(ctx, func(tx *db.Tx) error { return p.permitStart(tx, by, pl, in.Only) }); err != nil {
-		return Execution{}, err
+	if !pl.outside() { // else it is not known yet what is run
+		if err := p.db.Read(ctx, func(tx *db.Tx) error { return p.permitStart(tx, by, pl, in.Only) }); err != nil {
+			return Execution{}, err
+		}
 	}
 	commit, from, err := p.resolve(ctx, pl.Project, &in)
 	if err != nil {
@@ -57,7 +59,7 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	}
 	var d *defined
 	if pl.outside() && !pl.Disabled {
-		if d, err = p.defineSoon(ctx, pl, commit); err != nil {
+		if d, err = p.defineWithin(ctx, askedPatience, pl, commit); err != nil {
 			return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 		}
 	}

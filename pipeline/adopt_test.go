@@ -1,0 +1,221 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	"slipway/db"
+	"slipway/project"
+	"slipway/source"
+)
+
+// plainLanguage is a language for tests: the JSON of a definition.
+func plainLanguage() Language {
+	return Language{Dialect: "test", Read: func(text []byte, of Pipeline, _ []Parameter) (d Definition, _ []string, err error) {
+		d.Pipeline = of
+		if err := json.Unmarshal(text, &d); err != nil {
+			var inv project.Invalid
+			inv.Add("", "format", err.Error())
+			return d, nil, inv.Err()
+		}
+		return d, nil, nil
+	}}
+}
+
+// file commits a definition to a branch.
+func (w *world) file(branch string, p Pipeline, actions ...Action) {
+	w.t.Helper()
+	text, err := json.Marshal(Definition{p, actions})
+	w.must(err)
+	_, err = w.sources.Write(w.t.Context(), w.admin, w.pr.ID, branch, "buddy.yml", text, "definition")
+	w.must(err)
+}
+
+// push starts what a push to a branch asks for.
+func (w *world) push(branch string) Execution {
+	w.t.Helper()
+	c, err := w.sources.Resolve(w.t.Context(), w.pr.ID, branch, "HEAD")
+	w.must(err)
+	var started []ExecutionID
+	w.must(w.db.Write(w.t.Context(), func(tx *db.Tx) error {
+		started, err = w.Triggered(tx, w.pr.ID, source.Push{Ref: "refs/heads/" + branch, Old: c.Revision, New: c.Revision, User: w.admin.User.ID})
+		return err
+	}))
+	if len(started) != 1 {
+		w.t.Fatalf("started: %v", started)
+	}
+	x, err := w.Execution(w.t.Context(), w.admin, started[0])
+	w.must(err)
+	return x
+}
+
+func ofFile(more Pipeline) Pipeline {
+	more.GitConfigRef, more.Events = dynamicFile, []EventRule{{Type: EventPush, Refs: []string{"*"}}}
+	return more
+}
+
+// Each run has the hidden values of its own file, whatever another one says
+// meanwhile.
+func TestHiddenValuesOfAFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	with := func(value string) Action {
+		a := sh("block")
+		a.Variables = []Variable{{Key: "S", Value: value, Encrypted: true}}
+		a.Run.Registry = Registry{Kind: OtherRegistry, URL: "docker.io", Username: "u", Password: value}
+		return a
+	}
+	w.file("main", Pipeline{Variables: []Variable{{Key: "P", Value: "p-of-main", Encrypted: true}}}, with("s-of-main"))
+	w.file("dev", Pipeline{Variables: []Variable{{Key: "P", Value: "p-of-dev", Encrypted: true}}}, with("s-of-dev"))
+	p := w.pipeline(ofFile(Pipeline{VariablesByYAML: true}))
+	first := w.start(p, Start{Branch: "main"})
+	w.eng.Await(engineID(first, 0, 1))
+	second := w.start(p, Start{Branch: "dev"})
+	if s, _ := w.eng.RunSpec(engineID(first, 0, 1)); !slices.Contains(s.Env, "S=s-of-main") || !slices.Contains(s.Env, "P=p-of-main") {
+		t.Errorf("%v", s.Env)
+	}
+	w.stop() // and what the next life of the server knows is what is kept
+	w.run()
+	w.eng.Exit(engineID(first, 0, 1), 1)
+	w.expect(first, "FAILED FAILED(ended with exit code 1)")
+	w.eng.Await(engineID(second, 0, 1))
+	if s, _ := w.eng.RunSpec(engineID(second, 0, 1)); !slices.Contains(s.Env, "S=s-of-dev") || !slices.Contains(s.Env, "P=p-of-dev") {
+		t.Errorf("%v", s.Env)
+	}
+	w.eng.Exit(engineID(second, 0, 1), 0)
+	w.expect(second, "SUCCESSFUL SUCCESSFUL")
+	again, err := w.Operate(t.Context(), w.admin, first.ID, OpRetry)
+	w.must(err)
+	w.eng.Await(engineID(again, 0, 2))
+	if s, _ := w.eng.RunSpec(engineID(again, 0, 2)); !slices.Contains(s.Env, "S=s-of-main") || !slices.Contains(s.Env, "P=p-of-main") {
+		t.Errorf("again: %v", s.Env)
+	}
+	w.eng.Exit(engineID(again, 0, 2), 0)
+	w.expect(again, "SUCCESSFUL SUCCESSFUL")
+	for _, x := range []Execution{first, second} {
+		text, err := json.Marshal(w.wait(x))
+		w.must(err)
+		if strings.Contains(string(text), "-of-") {
+			t.Errorf("shown: %s", text)
+		}
+	}
+}
+
+// A run that a push starts reads its file itself: it fails with what is wrong, can
+// be tried again, and makes the rounds of the loop that the file says.
+func TestRunReadsItsFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	w.commit("f", "x")
+	p := w.pipeline(ofFile(Pipeline{}))
+	x := w.wait(w.push("main"))
+	if x.Status != Failed || len(x.Steps) != 0 || !strings.HasPrefix(x.Problem, "git_config_ref: there is no file .buddy/pipe.yml, .buddy/pipe.yaml, buddy.yml, ") {
+		t.Errorf("%s: %s", w.words(x), x.Problem)
+	}
+	x, err := w.Operate(t.Context(), w.admin, x.ID, OpRetry)
+	w.must(err)
+	if x = w.wait(x); x.Status != Failed || x.Problem == "" {
+		t.Errorf("again: %s: %s", w.words(x), x.Problem)
+	}
+	w.file("main", Pipeline{Priority: High, Loop: []string{"L"}, Variables: []Variable{{Key: "L", Value: "a,b,c"}}}, sh("true"))
+	w.must(updateOnly(w, p.ID, func(n *Pipeline) { n.VariablesByYAML = true }))
+	x = w.expect(w.push("main"), "SUCCESSFUL SUCCESSFUL")
+	if x.Priority != High {
+		t.Errorf("priority %s", x.Priority)
+	}
+	l, total, err := w.Executions(t.Context(), w.admin, p.ID, 0, 10)
+	w.must(err)
+	var rounds []string
+	for _, x := range l {
+		if len(x.Variables) == 1 {
+			rounds = append(rounds, x.Variables[0].Value)
+			w.wait(x)
+		}
+	}
+	if total != 4 || fmt.Sprint(rounds) != "[c b a]" {
+		t.Errorf("%d executions, rounds %v", total, rounds)
+	}
+	// Of what is not valid beyond the file's own words the run tells, too.
+	w.file("main", Pipeline{}, Action{Name: "x", Run: &Run{}})
+	x = w.wait(w.push("main"))
+	if x.Status != Failed || !strings.Contains(x.Problem, "buddy.yml at commit ") || !strings.Contains(x.Problem, "actions.0 (x): docker_image_name: is required") || x.Steps[0].Status != Failed {
+		t.Errorf("%s: %s", w.words(x), x.Problem)
+	}
+	// One that is cancelled before it knew has nothing to run.
+	w.must(updateOnly(w, p.ID, func(n *Pipeline) { n.GitConfigRef = "" }))
+	if _, err := w.CreateAction(t.Context(), w.admin, p.ID, sh("true"), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func updateOnly(w *world, id ID, change func(*Pipeline)) error {
+	_, err := w.Update(w.t.Context(), w.admin, id, func(n *Pipeline) error { change(n); return nil })
+	return err
+}
+
+// A settable variable of a file has what runs gave it until the file says another
+// value.
+func TestSettableOfAFile(t *testing.T) {
+	t.Parallel()
+	had := []Variable{{Key: "V", Value: "4", Settable: true, First: "1"}, {Key: "W", Value: "x"}}
+	for file, want := range map[string]string{"1": "4", "2": "2"} {
+		got := fromFile([]Variable{{Key: "V", Value: file, Settable: true}, {Key: "W", Value: "y"}}, had)
+		if got[0].Value != want || got[0].First != file || got[1].Value != "y" || got[1].First != "" {
+			t.Errorf("%s: %+v", file, got)
+		}
+	}
+}
+
+// A definition in another project is for who may read that one, and as long as who
+// said so may.
+func TestDefinitionOfAnotherProject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	ctx := t.Context()
+	defs, err := w.projects.Create(ctx, w.admin, w.home.ID, project.New{Name: "defs"})
+	w.must(err)
+	text, err := json.Marshal(Definition{Actions: []Action{sh("true")}})
+	w.must(err)
+	_, err = w.sources.Write(ctx, w.admin, defs.ID, "main", "x.yml", text, "definition")
+	w.must(err)
+	by := w.member("m@example.com", 3) // of web, and not of defs
+	at := Pipeline{Name: "p", GitConfigRef: fixedFile, GitConfig: &GitConfig{Project: "defs", Path: "x.yml"}}
+	for _, p := range []Pipeline{at, {Name: "p", DefinitionSource: remoteFile, Remote: Remote{Project: "defs", Path: "x.yml"}}} {
+		_, err := w.Create(ctx, by, w.pr.ID, p)
+		if bad, ok := project.AsInvalid(err); !ok || bad.Fields[0].Kind != "unknown" {
+			t.Errorf("who may not read it: %v", err)
+		}
+	}
+	p := w.pipeline(at)
+	w.expect(w.start(p, Start{}), "SUCCESSFUL SUCCESSFUL")
+	if _, err := w.Update(ctx, by, p.ID, func(n *Pipeline) error { n.GitConfig.Path = "y.yml"; return nil }); err == nil {
+		t.Error("another file of it, by who may not read it")
+	}
+	if _, err := w.Update(ctx, by, p.ID, func(n *Pipeline) error { n.Priority = Low; return nil }); err != nil {
+		t.Errorf("something else: %v", err)
+	}
+	x, err := w.Start(ctx, by, p.ID, Start{})
+	w.must(err)
+	w.expect(x, "SUCCESSFUL SUCCESSFUL")
+	// The one who said so has lost it.
+	w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+		pl, err := loadPipeline(tx, p.ID)
+		if err != nil {
+			return err
+		}
+		pl.DefinedBy = by.User.ID
+		spec, err := specOf(pl)
+		if err == nil {
+			_, err = tx.Exec(`UPDATE pipelines SET spec = ? WHERE id = ?`, spec, p.ID)
+		}
+		return err
+	}))
+	if _, err := w.Start(ctx, w.admin, p.ID, Start{}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("by who may not read it any more: %v", err)
+	}
+}
