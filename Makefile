@@ -16,7 +16,7 @@ FUMPT := .tools/gofumpt
 BUILD_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git ca-certificates
 TEST_PACKAGES := busybox-static qemu-user-static iproute2 openssl openssh-client
 
-.PHONY: help run demo test check build bench test-long lint fmt clean packages test-packages programs
+.PHONY: help run demo test check build bench test-long lint fmt clean packages test-packages node programs
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -42,7 +42,7 @@ $(EMBED)/child: $(wildcard child/*.go engine/local/wire/*.go logs/segment/*.go) 
 example/bin/hello: $(wildcard example/hello/*)
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./example/hello
 
-test: test-packages programs ## install what the tests need and run all of them (race detector, real containers)
+test: test-packages node programs ## install what the tests need and run all of them (race detector, real containers)
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v '/e2e$$')
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./e2e
@@ -76,6 +76,10 @@ packages:
 
 test-packages:
 	@tools/packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+# One test runs a client of npm's; who has npm keeps theirs.
+node:
+	@command -v npm >/dev/null && command -v node >/dev/null || tools/packages nodejs npm
 
 clean: ## remove what was built
 	rm -rf bin .tools example/bin/hello $(EMBED)/runc $(EMBED)/child

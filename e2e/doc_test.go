@@ -13,6 +13,7 @@
 //	start_test.go   what a server cannot start with, and a first start that is killed
 //	kit_test.go       an image to run, registries of others, one action at a time
 //	dialects_test.go  one build through three dialects
+//	node_test.go      the vendor's client for Node.js, from npm
 //	fields_test.go    each field of an action, in a container or a build
 //	registry_test.go  registries of others, and our own with a standard client
 //	refuse_test.go    what must not be taken leaves nothing
