@@ -42,6 +42,7 @@ func TestFields(t *testing.T) {
 	s.give(noted(t, "other"), "default/other:1")
 	t.Run("run", s.showRuns)
 	t.Run("stages", s.showStages)
+	t.Run("approval", s.showApproval)
 	t.Run("build", func(t *testing.T) { s.showBuilds(t, "builds", "DOCKERFILE", o) })
 	t.Run("multi", func(t *testing.T) { s.showBuilds(t, "multi", "DOCKER_BUILD_MULTI_ARCH", o) })
 	t.Run("copies", s.showCopies)
@@ -252,6 +253,42 @@ func (s *server) showStages(t *testing.T) {
 	})
 	if e, err := j.finish(ctx); err != nil || e.Status != "TERMINATED" || e.ran() != "terminate" {
 		t.Errorf("%v: %s", err, e)
+	}
+}
+
+// showApproval runs a pipeline that waits to be approved.
+func (s *server) showApproval(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	j := s.job("approval", sh("first", "true"), sh("gate", "echo by $BUDDY_APPROVING_ACTOR", "wait_for_approval", true),
+		sh("asked", "echo please", "trigger_time", "ON_WAIT_FOR_APPROVE"))
+	for _, f := range []func() error{
+		func() error { return j.makeProject(ctx) },
+		func() error { return j.makePipeline(ctx) },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var made execution
+	s.must("POST", j.pipelinePath()+"/executions", map[string]any{}, &made)
+	until(t, 30*time.Second, "it waits", func() error {
+		e, err := j.execution(ctx, made.ID)
+		if err != nil {
+			return err
+		}
+		if e.Status != "WAITING_FOR_APPLY" || e.ran() != "first,asked" || e.Steps[1].Status != e.Status {
+			return fmt.Errorf("%w: %s", errYet, e)
+		}
+		return nil
+	})
+	s.must("PATCH", fmt.Sprintf("%s/executions/%d", j.pipelinePath(), made.ID), map[string]any{"operation": "APPLY"}, nil)
+	e, err := j.finish(ctx)
+	if err != nil || e.Status != "SUCCESSFUL" || e.ran() != "first,gate,asked" {
+		t.Fatalf("%v: %s", err, e)
+	}
+	if l, err := j.log(ctx, e.ID, e.Steps[1]); err != nil || !slices.Contains(l, "by admin") {
+		t.Errorf("%v: %q", err, l)
 	}
 }
 

@@ -57,6 +57,7 @@ type Action struct {
 	When             When
 	FirstFailureOnly bool // with OnFailure: only at the first failure of a series
 	Conditions       []Condition
+	Approval         bool // it waits until somebody who may run it says that it may be run
 	RunNext          RunNext
 	Variables        []Variable
 	Disabled         bool
@@ -237,6 +238,9 @@ func (a Action) Validate(inv *project.Invalid) {
 	}
 	oneOf(inv, "trigger_time", string(a.When), whens...)
 	oneOf(inv, "run_next", string(a.RunNext), "", string(WaitOnSuccess), string(InSoftParallel), string(InHardParallel))
+	if a.Approval && (a.When == OnWaitForApprove || a.When == OnTerminate) {
+		inv.Add("wait_for_approval", "conflict", "does not go with trigger_time "+string(a.When))
+	}
 	if a.FirstFailureOnly && a.When != OnFailure {
 		inv.Add("run_only_on_first_failure", "conflict", "goes only with trigger_time ON_FAILURE")
 	}

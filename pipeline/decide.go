@@ -51,6 +51,9 @@ func (h *handling) decide(tx *db.Tx, x *Execution, s *share, done *settled) (t t
 			return t, err
 		}
 	}
+	if err := approvals(tx, x); err != nil {
+		return t, err
+	}
 	had := s.Held
 	if done != nil && done.defined != nil {
 		done = nil
@@ -81,6 +84,9 @@ func (h *handling) decide(tx *db.Tx, x *Execution, s *share, done *settled) (t t
 			break
 		}
 	}
+	if err := noteHeld(tx, x); err != nil {
+		return t, err
+	}
 	if !had.within(s.Held) {
 		err = h.p.wake(tx, x.ID)
 	}
@@ -99,10 +105,22 @@ func (d Decision) mark(tx *db.Tx, x *Execution) error {
 			if s.Status = m.status; m.why != "" {
 				s.Error, s.Finished, s.NotBefore = m.why, tx.Now, time.Time{}
 			}
+			s.Held = false
 			if err := saveStep(tx, *s); err != nil {
 				return err
 			}
 		}
+	}
+	for _, i := range d.Hold {
+		s := &x.Steps[i]
+		if s.Held {
+			continue
+		}
+		s.Held, s.Status, s.Waits = true, Enqueued, waiting(s.Waits, WaitApproval, tx.Now)
+		if err := saveStep(tx, *s); err != nil {
+			return err
+		}
+		tx.Wake(Topic(x.ID))
 	}
 	return nil
 }
@@ -333,8 +351,8 @@ func (h *handling) refuse(tx *db.Tx, x *Execution, steps []int) error {
 
 // finish ends an execution.
 func (h *handling) finish(tx *db.Tx, x *Execution, s *share, status Status) error {
-	x.Status, x.Finished, *s = status, tx.Now, share{}
-	if _, err := tx.Exec(`UPDATE executions SET status = ?, finished = ?, runs = 0, builds = 0, waiting = 0, wants = '' WHERE id = ?`,
+	x.Status, x.Finished, x.Held, *s = status, tx.Now, false, share{}
+	if _, err := tx.Exec(`UPDATE executions SET status = ?, finished = ?, held = 0, runs = 0, builds = 0, waiting = 0, wants = '' WHERE id = ?`,
 		x.Status, db.Micros(x.Finished), x.ID); err != nil {
 		return err
 	}

@@ -76,6 +76,7 @@ type Execution struct {
 	Delayed     time.Time // when it comes into the queue, if not at once
 	Verdict     *Verdict  // about the conditions of the pipeline, if they were asked
 	Waits       []Wait    // before it began, since the start or the last Retry
+	Held        bool      // nothing is in progress, and a step waits to be approved
 
 	// Frozen is the pipeline as it was at the start, Steps its actions and what
 	// became of them, in order. Lists of executions leave both out.
@@ -114,6 +115,10 @@ type ActionExecution struct {
 	Verdict *Verdict
 	Waits   []Wait // before the next try
 
+	Held     bool      // its turn has come, and it waits to be approved
+	Approved time.Time // zero: it was not, or need not be
+	Approver int64     // user
+
 	NotBefore time.Time // of the next try
 	Started   time.Time
 	Finished  time.Time
@@ -122,6 +127,22 @@ type ActionExecution struct {
 	Digest    string // of the image it built
 	Image     string // a name of it
 	Outputs   []Output
+}
+
+// Shown is the status that is told.
+func (x Execution) Shown() Status {
+	if x.Held && x.Status == InProgress {
+		return WaitingForApply
+	}
+	return x.Status
+}
+
+// Shown is the status that is told.
+func (s ActionExecution) Shown() Status {
+	if s.Held {
+		return WaitingForApply
+	}
+	return s.Status
 }
 
 // Operation is what is asked of an execution.

@@ -236,6 +236,7 @@ type about struct {
 	Domain, Project    string // names of workspace and project
 	WorkspaceNumber    int64
 	InvokerName, Email string
+	Approver           string // name
 	URL                string // page of the execution
 	LastBuild          ActionExecution
 	Changes            source.Changelog // since the last successful run, or since what the start says
@@ -292,7 +293,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_RUN_REF_NAME", refName},
 		{"BUDDY_RUN_PR_NO", prNumber(x.PullRequest)},
 		{"BUDDY_RUN_PR_HEAD_BRANCH", x.Head},
-		{"BUDDY_APPROVING_ACTOR", ""},
+		{"BUDDY_APPROVING_ACTOR", a.Approver},
 		{"BUDDY_FAILED_ACTION_LOGS", a.FailedLog},
 		{"BUDDY_RUN_COMMENT", x.Comment},
 		{"BUDDY_TRIGGERING_ACTOR_ID", strconv.FormatInt(x.By, 10)},

@@ -36,6 +36,7 @@ func drawDrama(t *rapid.T) drama {
 			Disabled: bits>>3&7 == 0, IgnoreErrors: bits>>6&3 == 0,
 		}
 		a.FirstFailureOnly = a.When == OnFailure && bits>>8&1 == 1
+		a.Approval = a.When != OnWaitForApprove && a.When != OnTerminate && rapid.IntRange(0, 5).Draw(t, "approval") == 0
 		if bits>>4&1 == 1 {
 			a.Build, a.Run = &Build{}, nil
 		}
@@ -71,8 +72,8 @@ func (p drama) end(i int) (Status, int) {
 // cancels, how often it runs, and what becomes of the execution.
 func (p drama) expected() (Status, []Status, []int) {
 	statuses, runs := make([]Status, len(p.x.Steps)), make([]int, len(p.x.Steps))
-	var failed, warned bool
-	for _, stage := range []When{OnEvery, OnSuccess, OnBackToSuccess, OnWarning, OnFailure, OnTerminate, OnWaitForApprove} {
+	var failed, warned, held bool
+	for _, stage := range []When{OnEvery, OnSuccess, OnBackToSuccess, OnWarning, OnFailure, OnWaitForApprove, OnTerminate} {
 		linked, failedBefore, warnedBefore := false, failed, warned
 		for i, s := range p.x.Steps {
 			a := s.Action
@@ -85,7 +86,7 @@ func (p drama) expected() (Status, []Status, []int) {
 			linked = a.RunNext == InSoftParallel || a.RunNext == InHardParallel
 			reached := map[When]bool{
 				OnEvery: !failedBefore, OnSuccess: !failedBefore, OnBackToSuccess: !failedBefore && p.x.Previous == Failed, OnWarning: warnedBefore,
-				OnFailure: failedBefore && !(a.FirstFailureOnly && p.x.Previous == Failed),
+				OnFailure: failedBefore && !(a.FirstFailureOnly && p.x.Previous == Failed), OnWaitForApprove: held,
 			}[stage]
 			switch {
 			case a.Disabled || len(p.x.Only) > 0 && !slices.Contains(p.x.Only, a.ID):
@@ -96,6 +97,7 @@ func (p drama) expected() (Status, []Status, []int) {
 				statuses[i] = Skipped
 			default:
 				statuses[i], runs[i] = p.end(i)
+				held = held || a.Approval
 				failed = failed || statuses[i] == Failed && !a.IgnoreErrors
 				warned = warned || statuses[i] == Failed && a.IgnoreErrors
 			}
@@ -134,11 +136,13 @@ func (s *stage) perform() {
 			return
 		}
 		s.mark(d)
+		s.hold(d.Hold)
 		switch {
 		case s.kills && rapid.IntRange(0, 30).Draw(s.T, "cancel") == 0:
 			s.cancel()
 		case len(d.Ask) > 0:
-			s.check(len(d.Start) == 0 && len(s.running) == 0, "asks %v while %v run, and starts %v", d.Ask, s.running, d.Start)
+			s.check(!slices.ContainsFunc(slices.Concat(s.running, slices.Concat(d.Start...)), func(i int) bool { return !s.apart(i, d.Ask[0]) }),
+				"asks %v while %v run, and starts %v", d.Ask, s.running, d.Start)
 			for _, i := range d.Ask {
 				s.x.Steps[i].Verdict = &Verdict{Met: !s.fates[i].unmet}
 				if s.fates[i].unmet {
@@ -151,9 +155,14 @@ func (s *stage) perform() {
 		case len(s.running) > 0:
 			n := rapid.IntRange(0, len(s.running)-1).Draw(s.T, "which")
 			s.settle(n)
-		default:
-			s.check(d.Again.After(s.now), "stuck: %+v", d)
+		case d.Again.After(s.now) && (len(d.Hold) == 0 || rapid.Bool().Draw(s.T, "time goes by")):
 			s.now = d.Again
+		default:
+			s.check(len(d.Hold) > 0, "stuck: %+v", d)
+			s.approve()
+		}
+		if len(d.Hold) > 0 && s.x.Status == InProgress && rapid.IntRange(0, 5).Draw(s.T, "approve") == 0 {
+			s.approve()
 		}
 	}
 	s.Fatal("no end")
@@ -175,6 +184,24 @@ func (s *stage) mark(d Decision) {
 	}
 }
 
+// hold notes what waits to be approved: what was wanted, and nothing twice.
+func (s *stage) hold(steps []int) {
+	for _, i := range steps {
+		st := &s.x.Steps[i]
+		s.check((st.Status == Initial || st.Held) && st.Action.Approval && st.Approved.IsZero(), "%d waits to be approved: %+v", i, st)
+		st.Held, st.Status = true, Enqueued
+	}
+}
+
+// approve says of all that wait that they may be run.
+func (s *stage) approve() {
+	for i := range s.x.Steps {
+		if st := &s.x.Steps[i]; st.Held {
+			st.Held, st.Approved = false, s.now
+		}
+	}
+}
+
 // units looks at what may begin: steps of one group, whose predecessors have
 // ended, and those that are hard linked in one unit.
 func (s *stage) units(units [][]int) {
@@ -189,7 +216,10 @@ func (s *stage) units(units [][]int) {
 			s.check(j > i || other.Status.Ended(), "%d begins before %d, which is %s", i, j, other.Status)
 			s.check(j < i || !slices.Contains(s.running, j), "%d begins and %d runs", i, j)
 		}
-		s.check(s.group(i) == s.group(all[0]), "%d and %d begin, of different groups", i, all[0])
+		for _, j := range all {
+			s.check(s.group(i) == s.group(j) || s.apart(i, j), "%d and %d begin, of different groups", i, j)
+		}
+		s.check(!st.Action.Approval || !st.Approved.IsZero(), "%d begins and is not approved", i)
 	}
 	for _, u := range units {
 		for _, i := range u {
@@ -200,6 +230,12 @@ func (s *stage) units(units [][]int) {
 			}
 		}
 	}
+}
+
+// apart tells whether just one of two steps is run because others wait to be
+// approved.
+func (s *stage) apart(i, j int) bool {
+	return (s.x.Steps[i].Action.When == OnWaitForApprove) != (s.x.Steps[j].Action.When == OnWaitForApprove)
 }
 
 // group is the first step of those beside which one runs.

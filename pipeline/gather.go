@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -185,29 +186,40 @@ func (h *handling) shown(ctx context.Context, vs []Variable, table, row string, 
 	return nil
 }
 
+// user is who has an id; nobody for 0, and for who is gone.
+func (h *handling) user(ctx context.Context, id int64) (access.User, error) {
+	if id == 0 {
+		return access.User{}, nil
+	}
+	u, err := h.p.access.User(ctx, id)
+	if errdefs.IsNotFound(err) {
+		err = nil
+	}
+	return u, err
+}
+
+func called(u access.User) string { return cmp.Or(u.Name, u.Username) }
+
 // about gathers what the default variables tell.
 func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) {
 	x := h.x
-	user := access.User{}
-	if x.By != 0 {
-		var err error
-		if user, err = h.p.access.User(ctx, x.By); err != nil && !errdefs.IsNotFound(err) {
-			return about{}, fmt.Errorf("find who started the execution: %w", err)
-		}
+	user, err := h.user(ctx, x.By)
+	if err != nil {
+		return about{}, fmt.Errorf("find who started the execution: %w", err)
+	}
+	approver, err := h.user(ctx, x.approver())
+	if err != nil {
+		return about{}, fmt.Errorf("find who approved the action: %w", err)
 	}
 	a := about{
-		Domain: h.project.Domain, Project: h.project.Name, InvokerName: user.Name, Email: user.Email,
+		Domain: h.project.Domain, Project: h.project.Name, InvokerName: called(user), Email: user.Email, Approver: called(approver),
 		URL: fmt.Sprintf("%s/ui/%s/%s/pipelines/%d/executions/%d", h.p.cfg.PublicURL, h.project.Domain, h.project.Name, x.Pipeline, x.Number),
-	}
-	if a.InvokerName == "" {
-		a.InvokerName = user.Username
 	}
 	for _, t := range x.Steps[:s.Index] {
 		if t.Digest != "" && t.Status == Successful {
 			a.LastBuild = t
 		}
 	}
-	var err error
 	changed := h.changed.Load()
 	if changed == nil { // it is the same for all actions
 		l, err := h.changes(ctx)

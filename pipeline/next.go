@@ -14,6 +14,7 @@ type Decision struct {
 	Skip  []int   // steps that are not wanted
 	Drop  []int   // steps that will never be reached
 	Halt  []int   // steps that would be run once more, if the execution were not cancelled
+	Hold  []int   // steps whose turn it is, but for being approved
 	// Status is what the execution becomes, if it ends; "" if it goes on.
 	Status Status
 	// Again is when to ask again if nothing else happens; zero: not needed.
@@ -22,7 +23,7 @@ type Decision struct {
 
 // stages in the order in which they run.
 func stages() []When {
-	return []When{OnEvery, OnSuccess, OnBackToSuccess, OnWarning, OnFailure, OnTerminate, OnWaitForApprove}
+	return []When{OnEvery, OnSuccess, OnBackToSuccess, OnWarning, OnFailure, OnWaitForApprove, OnTerminate}
 }
 
 func (a Action) stage() When {
@@ -57,6 +58,7 @@ func groups(steps []ActionExecution) (all [][]int) {
 type going struct {
 	failed, warned bool
 	terminating    bool
+	held           bool // a step waits to be approved, or has waited
 }
 
 // Next decides how an execution that was admitted goes on. It does nothing for
@@ -68,28 +70,14 @@ func Next(x Execution, now time.Time) Decision {
 	if x.Status != InProgress && x.Status != Terminating {
 		return d
 	}
-	g := going{terminating: x.Status == Terminating}
+	g := going{terminating: x.Status == Terminating, held: x.held()}
 	for _, group := range groups(x.Steps) {
-		var wanted []int
-		busy := false
-		for _, i := range group {
-			s := x.Steps[i]
-			switch {
-			case s.Status == InProgress:
-				busy = true
-			case s.Status.Ended():
-			case s.Action.Disabled || !x.asksFor(s.Action):
-				d.Skip = append(d.Skip, i)
-			case g.refuses(x, s.Action) == "":
-				wanted = append(wanted, i)
-			case !s.Started.IsZero():
-				d.Halt = append(d.Halt, i)
-			default:
-				d.Drop = append(d.Drop, i)
-			}
-		}
+		wanted, busy := d.look(x, group, g)
 		if busy || len(wanted) > 0 {
 			d.begin(x, group, wanted, now)
+			if len(d.Hold) > 0 {
+				d.beside(x, now)
+			}
 			return d
 		}
 		g = g.past(x, group)
@@ -105,8 +93,49 @@ func Next(x Execution, now time.Time) Decision {
 	return d
 }
 
+// look finds the steps of a group that are wanted and not in progress yet, and
+// notes what becomes of the others.
+func (d *Decision) look(x Execution, group []int, g going) (wanted []int, busy bool) {
+	for _, i := range group {
+		s := x.Steps[i]
+		switch {
+		case s.Status == InProgress:
+			busy = true
+		case s.Status.Ended():
+		case s.Action.Disabled || !x.asksFor(s.Action):
+			d.Skip = append(d.Skip, i)
+		case g.refuses(x, s.Action) == "":
+			wanted = append(wanted, i)
+		case !s.Started.IsZero():
+			d.Halt = append(d.Halt, i)
+		default:
+			d.Drop = append(d.Drop, i)
+		}
+	}
+	return wanted, busy
+}
+
+// held tells whether a step waits to be approved, or has waited.
+func (x Execution) held() bool {
+	return slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Held || !s.Approved.IsZero() })
+}
+
+// beside goes on with what is run because steps wait to be approved.
+func (d *Decision) beside(x Execution, now time.Time) {
+	for _, group := range groups(x.Steps) {
+		if x.Steps[group[0]].Action.stage() != OnWaitForApprove {
+			continue
+		}
+		if wanted, busy := d.look(x, group, going{held: true}); busy || len(wanted) > 0 {
+			d.begin(x, group, wanted, now)
+			return
+		}
+	}
+}
+
 // begin decides which steps of a group begin: all that are wanted, in units of
-// those that are hard linked, when all of them have been judged.
+// those that are hard linked, when all of them have been judged. A unit waits for
+// those of it that wait to be approved.
 func (d *Decision) begin(x Execution, group, wanted []int, now time.Time) {
 	for _, i := range wanted {
 		if s := x.Steps[i]; s.Verdict == nil && conditional(s.Action.Conditions) {
@@ -117,18 +146,25 @@ func (d *Decision) begin(x Execution, group, wanted []int, now time.Time) {
 		return
 	}
 	var unit []int
+	held := false
 	for n, i := range group {
 		s := x.Steps[i]
 		switch at := s.NotBefore; {
 		case !slices.Contains(wanted, i):
+		case s.Action.Approval && s.Approved.IsZero():
+			d.Hold, held = append(d.Hold, i), true
 		case !at.After(now):
 			unit = append(unit, i)
 		case d.Again.IsZero() || at.Before(d.Again):
 			d.Again = at
 		}
-		if len(unit) > 0 && (s.Action.RunNext != InHardParallel || n == len(group)-1) {
-			d.Start, unit = append(d.Start, unit), nil
+		if s.Action.RunNext == InHardParallel && n < len(group)-1 {
+			continue
 		}
+		if len(unit) > 0 && !held {
+			d.Start = append(d.Start, unit)
+		}
+		unit, held = nil, false
 	}
 }
 
@@ -189,6 +225,7 @@ func anew(x Execution) Execution {
 func (s ActionExecution) again() ActionExecution {
 	s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
 	s.NotBefore, s.Started, s.Finished, s.Waits = time.Time{}, time.Time{}, time.Time{}, nil
+	s.Held, s.Approved, s.Approver = false, time.Time{}, 0
 	return s
 }
 

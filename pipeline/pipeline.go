@@ -48,6 +48,8 @@ const (
 	Terminated  Status = "TERMINATED"
 	Skipped     Status = "SKIPPED"
 	NotExecuted Status = "NOT_EXECUTED"
+	// WaitingForApply is told of what is InProgress or Enqueued, see Shown.
+	WaitingForApply Status = "WAITING_FOR_APPLY"
 )
 
 // Ended tells whether nothing will happen any more.

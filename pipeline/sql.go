@@ -12,7 +12,7 @@ import (
 )
 
 const pipelineColumns = `p.id, p.project, p.workspace, p.name, p.identifier, p.spec, p.created, p.created_by,
-	COALESCE((SELECT e.status FROM executions e WHERE e.pipeline = p.id ORDER BY e.number DESC LIMIT 1), 'INITIAL'),
+	COALESCE((SELECT CASE WHEN e.held = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_APPLY' ELSE e.status END FROM executions e WHERE e.pipeline = p.id ORDER BY e.number DESC LIMIT 1), 'INITIAL'),
 	COALESCE((SELECT e.revision FROM executions e WHERE e.pipeline = p.id AND e.status = 'SUCCESSFUL'
 		ORDER BY e.number DESC LIMIT 1), '')`
 
@@ -168,7 +168,7 @@ func (x *Execution) frozenText(actions []Action) ([]byte, error) {
 
 const executionColumns = `e.id, e.pipeline, e.number, e.status, e.priority, e.mode, e.created_by, e.created,
 	e.started, e.finished, e.input, e.frozen, e.previous, e.prepared, e.cancelled_by, e.cancelled,
-	e.delayed, e.verdict, e.queued, e.waits, e.undefined, e.problem`
+	e.delayed, e.verdict, e.queued, e.waits, e.undefined, e.problem, e.held`
 
 func scanExecution(row scanner) (Execution, error) {
 	var (
@@ -182,7 +182,7 @@ func scanExecution(row scanner) (Execution, error) {
 		verdict, waits              string
 	)
 	err := row.Scan(&x.ID, &x.Pipeline, &x.Number, &x.Status, &x.Priority, &x.Mode, &x.By, &created,
-		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits, &x.undefined, &x.Problem)
+		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits, &x.undefined, &x.Problem, &x.Held)
 	if err != nil {
 		return x, err
 	}
@@ -216,18 +216,18 @@ func scanExecution(row scanner) (Execution, error) {
 
 func loadSteps(tx *db.Tx, x *Execution) error {
 	rows, err := tx.Query(`SELECT s.id, s.idx, s.status, s.attempt, s.tries, s.not_before, s.started, s.finished, s.error, s.code, s.digest, s.image,
-		s.round, s.verdict, s.waits, o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
+		s.round, s.verdict, s.waits, s.held, s.approved, coalesce(s.approver, 0), o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var s ActionExecution
-		var before, start, end sql.NullInt64
+		var before, start, end, approved sql.NullInt64
 		var outputs []byte
 		var verdict, waits string
 		if err := rows.Scan(&s.ID, &s.Index, &s.Status, &s.Attempt, &s.Tries, &before, &start, &end,
-			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &outputs); err != nil {
+			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &s.Held, &approved, &s.Approver, &outputs); err != nil {
 			return err
 		}
 		if s.Verdict, err = readVerdict(verdict); err != nil {
@@ -244,7 +244,7 @@ func loadSteps(tx *db.Tx, x *Execution) error {
 		if s.Index < 0 || s.Index >= len(x.Steps) {
 			return fmt.Errorf("execution %s in the store: no action %d", x.ID, s.Index)
 		}
-		s.NotBefore, s.Started, s.Finished = db.Time(before), db.Time(start), db.Time(end)
+		s.NotBefore, s.Started, s.Finished, s.Approved = db.Time(before), db.Time(start), db.Time(end), db.Time(approved)
 		s.Action = x.Steps[s.Index].Action
 		x.Steps[s.Index] = s
 	}
@@ -261,9 +261,11 @@ func loadExecution(tx *db.Tx, id ExecutionID) (Execution, error) {
 
 func saveStep(tx *db.Tx, s ActionExecution) error {
 	_, err := tx.Exec(`UPDATE action_executions SET status = ?, attempt = ?, tries = ?, not_before = ?, started = ?,
-		finished = ?, error = ?, code = ?, digest = ?, image = ?, round = ?, verdict = ?, waits = ? WHERE id = ?`,
+		finished = ?, error = ?, code = ?, digest = ?, image = ?, round = ?, verdict = ?, waits = ?, held = ?,
+		approved = ?, approver = ? WHERE id = ?`,
 		s.Status, s.Attempt, s.Tries, db.Micros(s.NotBefore), db.Micros(s.Started), db.Micros(s.Finished),
-		s.Error, s.Code, s.Digest, s.Image, s.Round, s.Verdict.text(), waitsText(s.Waits), s.ID)
+		s.Error, s.Code, s.Digest, s.Image, s.Round, s.Verdict.text(), waitsText(s.Waits), s.Held,
+		db.Micros(s.Approved), s.Approver, s.ID)
 	return err
 }
 

@@ -434,8 +434,14 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 			if _, err = tx.Exec(`UPDATE executions SET delayed = NULL WHERE id = ?`, id); err == nil {
 				err = tx.Due("executions", string(id), tx.Now)
 			}
-		case OpApply, OpApplyVariables:
-			inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for %s", x.Status, op))
+		case OpApply:
+			var waited bool
+			if waited, err = approve(tx, by, x); err == nil && !waited {
+				inv.Add("operation", "conflict", fmt.Sprintf("no action of the execution, which is %s, waits to be approved", x.Shown()))
+				return inv.Err()
+			}
+		case OpApplyVariables:
+			inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for %s", x.Shown(), op))
 			return inv.Err()
 		default:
 			inv.Add("operation", "enum", "must be one of CANCEL, RETRY, APPLY, APPLY_VARIABLES, RUN_DELAYED")

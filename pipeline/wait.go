@@ -23,6 +23,7 @@ const (
 	WaitBuild    = "BUILD_SLOT" // as many builds
 	WaitSlots    = "SLOTS"      // it needs slots of both kinds
 	WaitRetry    = "RETRY"      // the time between two tries
+	WaitApproval = "APPROVAL"   // somebody who may say that it may be run
 )
 
 // wait is what is waited for by who needs slots.

@@ -66,7 +66,9 @@ func (g going) refuses(x Execution, a Action) string {
 	case OnTerminate:
 		return WhyNotCancelled
 	default:
-		return WhyNoApproval
+		if !g.held {
+			return WhyNoApproval
+		}
 	}
 	return ""
 }
@@ -124,7 +126,7 @@ func (x Execution) Why(i int) Why {
 
 // refusal is why a step was not reached by an execution that has ended.
 func (x Execution) refusal(i int) string {
-	g := going{terminating: x.Status == Terminated || x.Status == Terminating}
+	g := going{terminating: x.Status == Terminated || x.Status == Terminating, held: x.held()}
 	for _, group := range groups(x.Steps) {
 		if slices.Contains(group, i) {
 			if word := g.refuses(x, x.Steps[i].Action); word != "" {
@@ -151,6 +153,7 @@ func (x Execution) comes(s ActionExecution) Why {
 			WaitBuild:    "a slot: as many builds as there may be are in progress (--builds-parallel)",
 			WaitSlots:    "slots: as many runs or builds as there may be are in progress (--actions-parallel, --builds-parallel)",
 			WaitRetry:    "the time between two tries",
+			WaitApproval: "somebody to approve it (operation APPLY)",
 		}[what[n].For])}
 	}
 	if s.Status == Enqueued || x.Started.IsZero() {
@@ -162,13 +165,17 @@ func (x Execution) comes(s ActionExecution) Why {
 // cause is why a step was run.
 func (x Execution) cause(s ActionExecution) string {
 	text := map[When]string{
-		OnEvery:         "no action before it failed",
-		OnSuccess:       "the chain succeeded",
-		OnBackToSuccess: "the chain succeeded, and the execution before failed",
-		OnWarning:       "an error was ignored",
-		OnFailure:       "an action failed",
-		OnTerminate:     "the execution was cancelled",
+		OnEvery:          "no action before it failed",
+		OnSuccess:        "the chain succeeded",
+		OnBackToSuccess:  "the chain succeeded, and the execution before failed",
+		OnWarning:        "an error was ignored",
+		OnFailure:        "an action failed",
+		OnTerminate:      "the execution was cancelled",
+		OnWaitForApprove: "an action waited to be approved",
 	}[s.Action.stage()]
+	if !s.Approved.IsZero() {
+		text += "; it was approved"
+	}
 	if s.Verdict != nil && s.Verdict.Met {
 		text += "; its trigger conditions are met"
 	}

@@ -87,7 +87,7 @@ func commonFields() []field[action] {
 			out: func(a *action, _ *kept) any { return a.Name },
 		},
 		wordField("trigger_time", string(pipeline.OnEvery), func(a *action) string { return string(a.When) },
-			func(a *action, s string) { a.When = pipeline.When(s) }).as(obeyed, "nobody approves in this version: ON_WAIT_FOR_APPROVE is never reached"),
+			func(a *action, s string) { a.When = pipeline.When(s) }).as(obeyed, "ON_WAIT_FOR_APPROVE is reached when an action with wait_for_approval is"),
 		{
 			name: "trigger_conditions", status: obeyed,
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Conditions = d.conditions(raw) },
@@ -95,6 +95,8 @@ func commonFields() []field[action] {
 		},
 		wordField("run_next", string(pipeline.WaitOnSuccess), func(a *action) string { return string(a.RunNext) },
 			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }),
+		boolField("wait_for_approval", func(a *action) *bool { return &a.Approval }).
+			as(obeyed, "Slipway's own: the action waits, and holds no slot, until somebody who may run it sends the operation APPLY; not with ON_WAIT_FOR_APPROVE and ON_TERMINATE"),
 		boolField("run_only_on_first_failure", func(a *action) *bool { return &a.FirstFailureOnly }),
 		{
 			name: "variables", status: obeyed, note: "init_path, defaults, password, passphrase, key_identifier and the types IOS_KEYCHAIN, IOS_PROVISION_PROFILES are refused",

@@ -145,7 +145,8 @@ func TestEveryFieldComesBack(t *testing.T) {
 	path := w.project("web") + "/actions"
 	values := map[string]string{
 		"name": `"x"`, "trigger_time": `"ON_FAILURE"`, "run_next": `"IN_SOFT_PARALLEL"`, "run_only_on_first_failure": `true`,
-		"disabled": `true`, "ignore_errors": `true`, "timeout": `60`, "retry_count": `2`, "retry_interval": `5`, "loop": `["A","B"]`,
+		"wait_for_approval": `true`,
+		"disabled":          `true`, "ignore_errors": `true`, "timeout": `60`, "retry_count": `2`, "retry_interval": `5`, "loop": `["A","B"]`,
 		"permissions":        `{"others":"READ_ONLY","users":[{"id":1,"access_level":"READ_WRITE"}],"groups":[]}`,
 		"variables":          `[{"key":"K","value":"v","type":"VAR","description":null,"encrypted":false,"settable":false,"run_only_settable":false}]`,
 		"trigger_conditions": `[{"trigger_condition":"ON_CHANGE_AT_PATH","trigger_condition_paths":["/a"],"trigger_variable_key":"","trigger_variable_value":"","trigger_hours":[],"trigger_days":[],"timezone":"","zone_id":"","trigger_project_name":"","trigger_pipeline_name":"","trigger_user":"","trigger_group":""}]`,
@@ -276,7 +277,7 @@ func TestBadInput(t *testing.T) {
 		{"PATCH", x, `{"operation":"STOP"}`, 400, "operation: must be one of"},
 		{"PATCH", x, `{"operation":"CANCEL"}`, 400, "cannot be cancelled"},
 		{"PATCH", x, `{"operation":"RETRY"}`, 400, "cannot be retried"},
-		{"PATCH", x, `{"operation":"APPLY"}`, 400, "does not wait for APPLY"},
+		{"PATCH", x, `{"operation":"APPLY"}`, 400, "waits to be approved"},
 		{"PATCH", x, `{"operation":"RUN_DELAYED"}`, 400, "does not wait for its time"},
 		{
 			"POST", p + "/actions", `{"type":"DOCKERFILE","name":"x","dockerfile_path":"D","trigger_conditions":[{"trigger_condition":"ON_CHANGE_AT_PATH"},{"trigger_condition":"DATETIME","trigger_hours":[1],"timezone":"Mars/Olympus"}]}`,

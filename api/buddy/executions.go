@@ -99,7 +99,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		{"priority", x.Priority},
 		{"refresh", x.Refresh},
 		{"clear_cache", x.ClearCache},
-		{"status", x.Status},
+		{"status", x.Shown()},
 		{"comment", orNull(x.Comment)},
 		{"message", message},
 		{"error_message", orNull(x.Problem)},
@@ -159,13 +159,17 @@ func fromStep(at place, x *pipeline.Execution, s pipeline.ActionExecution) objec
 	if s.Status == pipeline.Terminated && x.CancelledBy != 0 {
 		terminator, termination = x.CancelledBy, stamp(x.Cancelled)
 	}
+	var approver any
+	if s.Approver != 0 {
+		approver = s.Approver
+	}
 	a := s.Action
-	a.LastStatus = s.Status
+	a.LastStatus = s.Shown()
 	return object{
 		{"action_execution_id", s.ID},
 		{"url", at.url("/executions/%d/action_executions/%s", x.Number, s.ID)},
 		{"html_url", at.page("/executions/%d/%s", x.Number, s.ID)},
-		{"status", s.Status},
+		{"status", s.Shown()},
 		{"progress", progress},
 		{"start_date", stamp(s.Started)},
 		{"finish_date", stamp(s.Finished)},
@@ -173,8 +177,8 @@ func fromStep(at place, x *pipeline.Execution, s pipeline.ActionExecution) objec
 		{"action", shortAction(at, &a)},
 		{"terminator_id", terminator},
 		{"termination_date", termination},
-		{"approver_id", nil},
-		{"approval_date", nil},
+		{"approver_id", approver},
+		{"approval_date", stamp(s.Approved)},
 		{"passed_variables", fromOutputs(x.Passed(s))},
 		{"outputted_variables", fromOutputs(s.Outputs)},
 	}
@@ -291,7 +295,7 @@ func (h *handlers) startExecution(w http.ResponseWriter, r *http.Request, by acc
 	if err != nil {
 		return err
 	}
-	p.LastStatus = x.Status
+	p.LastStatus = x.Shown()
 	return h.answerExecution(w, r, http.StatusCreated, at, &p, &x)
 }
 
@@ -348,7 +352,7 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, by access.Act
 	if x, err = h.Pipelines.Operate(r.Context(), by, x.ID, pipeline.Operation(op)); err != nil {
 		return err
 	}
-	p.LastStatus = x.Status
+	p.LastStatus = x.Shown()
 	return h.answerExecution(w, r, http.StatusOK, at, &p, &x)
 }
 

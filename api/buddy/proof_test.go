@@ -44,9 +44,10 @@ func actionProofs() map[string]string {
 		"html_url":              "api/buddy TestExchanges/observed",
 
 		"name":                      "e2e TestFields/copies/docker_build_action_name_run",
-		"trigger_time":              stages,
+		"trigger_time":              stages + ", e2e TestFields/approval",
 		"trigger_conditions":        shown + "trigger_conditions, pipeline TestJudge",
 		"run_next":                  "e2e TestFields/run/run_next, pipeline TestParallel",
+		"wait_for_approval":         "e2e TestFields/approval",
 		"run_only_on_first_failure": stages,
 		"variables":                 shown + "variables",
 		"disabled":                  shown + "disabled",

@@ -193,7 +193,7 @@ func fromTry(t pipeline.Try) try {
 
 func fromStep(x pipeline.ExecutionID, s pipeline.StepAccount) stepAccount {
 	a := stepAccount{
-		ID: s.ID, Execution: string(x), Action: int64(s.Action.ID), Name: s.Action.Name, Status: s.Status, Why: why{s.Why.Word, s.Why.Text},
+		ID: s.ID, Execution: string(x), Action: int64(s.Action.ID), Name: s.Action.Name, Status: s.Shown(), Why: why{s.Why.Word, s.Why.Text},
 		Conditions: fromVerdict(s.Verdict), Waits: fromWaits(s.Waits), Started: api.Time(s.Started), Finished: api.Time(s.Finished),
 		Error: text(s.Error), Tries: []try{},
 	}
@@ -235,7 +235,7 @@ func (h *Handlers) account(w http.ResponseWriter, r *http.Request, by access.Act
 		return err
 	}
 	out := account{
-		ID: string(a.ID), Pipeline: int64(a.Pipeline), Number: a.Number, Status: a.Status, Created: api.Time(a.Created), Queued: api.Time(a.Queued),
+		ID: string(a.ID), Pipeline: int64(a.Pipeline), Number: a.Number, Status: a.Shown(), Created: api.Time(a.Created), Queued: api.Time(a.Queued),
 		Started: api.Time(a.Started), Finished: api.Time(a.Finished), Conditions: fromVerdict(a.Verdict), Waits: fromWaits(a.Waits),
 		Actions: []stepAccount{},
 	}
