@@ -266,3 +266,34 @@ func TestRateLimit(t *testing.T) {
 	w.must(err)
 	w.get(200, "GET", "/user", "")
 }
+
+// Clients ask for page after page until one is empty: there is an end to every
+// list.
+func TestListsEnd(t *testing.T) {
+	t.Parallel()
+	w := newTableWorld(t)
+	lists := 0
+	for pattern := range New(site, w.rooms).Table {
+		path, ok := strings.CutPrefix(pattern, "GET ")
+		if !ok || strings.HasSuffix(path, "}") || strings.HasSuffix(path, "/contents") || strings.HasSuffix(path, "/logs") {
+			continue // one thing, a folder, lines that have offsets
+		}
+		path = w.ids.Replace(path)
+		for name, l := range w.get(200, "GET", path, "") {
+			_, plural := l.([]any)
+			if !plural || !strings.HasSuffix(pattern, "/"+name) && name != "access_tokens" && name != "permission_sets" {
+				continue // it is not what was asked for, but a part of it
+			}
+			lists++
+			if got := w.get(200, "GET", path+"?page=9&per_page=50", "")[name]; len(got.([]any)) != 0 {
+				t.Errorf("%s has a ninth page: %v", path, got)
+			}
+			if got := w.get(200, "GET", path+"?page=1&per_page=1", "")[name]; len(got.([]any)) > 1 {
+				t.Errorf("%s has more than one on a page of one: %v", path, got)
+			}
+		}
+	}
+	if lists < 19 {
+		t.Errorf("only %d lists", lists)
+	}
+}

@@ -27,8 +27,12 @@ func (h *handlers) listKeys(w http.ResponseWriter, r *http.Request, by access.Ac
 	if err != nil {
 		return err
 	}
+	q, err := readWhole(r, len(all))
+	if err != nil {
+		return err
+	}
 	l := []object{}
-	for _, k := range all {
+	for _, k := range sorted(all, q, func(k access.Key) string { return k.Title }, func(k access.Key) int64 { return k.ID }) {
 		l = append(l, h.fromKey(k))
 	}
 	return api.JSON(w, http.StatusOK, object{{"url", h.base + "/user/keys"}, {"html_url", h.base + "/ui/user/keys"}, {"keys", l}})
@@ -99,8 +103,12 @@ func (h *handlers) listEmails(w http.ResponseWriter, r *http.Request, by access.
 	if err != nil {
 		return err
 	}
+	q, err := readWhole(r, len(all))
+	if err != nil {
+		return err
+	}
 	l := []object{}
-	for _, e := range all {
+	for _, e := range sorted(all, q, func(e access.Email) string { return e.Address }, func(access.Email) int64 { return 0 }) {
 		l = append(l, h.fromEmail(e))
 	}
 	return api.JSON(w, http.StatusOK, object{{"url", h.base + "/user/emails"}, {"html_url", h.base + "/ui/user/emails"}, {"emails", l}})

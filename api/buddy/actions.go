@@ -18,8 +18,19 @@ func (h *handlers) listActions(w http.ResponseWriter, r *http.Request, by access
 	if err != nil {
 		return err
 	}
+	q, err := readWhole(r, len(all))
+	if err != nil {
+		return err
+	}
+	byID := r.URL.Query().Get("sort_by") == "id"
+	id := func(a action) int64 {
+		if byID {
+			return int64(a.ID)
+		}
+		return 0 // in the order in which they run
+	}
 	l := []object{}
-	for _, a := range all {
+	for _, a := range sorted(all, q, func(a action) string { return a.Name }, id) {
 		l = append(l, h.fromAction(at, &a))
 	}
 	if err := h.nameIntegrations(r, by, p.Workspace, l...); err != nil {

@@ -332,6 +332,16 @@ func readQuery(r *http.Request) (listQuery, error) {
 	return q, inv.Err()
 }
 
+// readWhole is readQuery for a list of so many that clients ask for once: without
+// a page it is whole.
+func readWhole(r *http.Request, n int) (listQuery, error) {
+	q, err := readQuery(r)
+	if v := r.URL.Query(); v.Get("page") == "" && v.Get("per_page") == "" {
+		q.size = max(q.size, n)
+	}
+	return q, err
+}
+
 func compareFold(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) }
 
 // number reads an id of the path; what is none does not exist.

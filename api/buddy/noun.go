@@ -146,8 +146,10 @@ func (n noun[T]) answerList(w http.ResponseWriter, q ask) error {
 	if err != nil {
 		return err
 	}
-	if v := q.r.URL.Query(); n.whole && v.Get("page") == "" && v.Get("per_page") == "" {
-		page.size = max(page.size, len(all)) // clients of this list ask for it once
+	if n.whole {
+		if page, err = readWhole(q.r, len(all)); err != nil {
+			return err
+		}
 	}
 	write, err := n.from(q, false)
 	if err != nil {

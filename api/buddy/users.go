@@ -123,8 +123,12 @@ func (h *handlers) listTokens(w http.ResponseWriter, r *http.Request, by access.
 	if err != nil {
 		return err
 	}
+	q, err := readWhole(r, len(all))
+	if err != nil {
+		return err
+	}
 	l := []object{}
-	for _, t := range all {
+	for _, t := range sorted(all, q, func(t access.Token) string { return t.Name }, func(t access.Token) int64 { return t.Created.UnixMicro() }) {
 		l = append(l, h.fromToken(t, domains))
 	}
 	return api.JSON(w, http.StatusOK, object{
