@@ -213,3 +213,50 @@ func TestSlotsOfAnEarlierStore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDefinitionsOfAnEarlierStore: where the definition of a pipeline is was kept
+// with what has no effect, and has one now.
+func TestDefinitionsOfAnEarlierStore(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "x.db")
+	d, err := open(t.Context(), file, before(t, "020"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []string{
+		`INSERT INTO users (id, uuid, username, created) VALUES (1, 'u', 'ann', 1)`,
+		`INSERT INTO workspaces (id, number, domain, name, owner, created) VALUES ('w', 1, 'team', 'Team', 1, 1)`,
+		`INSERT INTO projects (id, short_id, number, workspace, name, display_name, status, public, created, updated)
+			VALUES ('p', 'p-1', 1, 'w', 'app', 'App', 'ACTIVE', 0, 1, 1)`,
+		`INSERT INTO pipelines (id, project, workspace, name, identifier, spec, created, created_by) VALUES
+			(1, 'p', 'w', 'a', 'a', CAST('{"Refs":null,"GitConfigRef":"FIXED","Attrs":{"buddy":{"rest":{"git_config":{"project":"app","branch":"main"},"tags":["t"]}}}}' AS BLOB), 1, 1),
+			(2, 'p', 'w', 'b', 'b', CAST('{"Attrs":{"buddy":{"rest":{"remote_ref":"dev","remote_path":"x.yml","remote_parameters":[{"key":"a","value":1},3,{"key":"b"}]}}}}' AS BLOB), 1, 1),
+			(3, 'p', 'w', 'c', 'c', '{"Attrs":{"buddy":{"rest":{"tags":[]}}}}', 1, 1),
+			(4, 'p', 'w', 'd', 'd', '{}', 1, 1)`,
+	} {
+		write(t, d, q)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Open(t.Context(), file); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[int]string{
+		1: `{"Refs":null,"GitConfigRef":"FIXED","Attrs":{"buddy":{"rest":{"tags":["t"]}}},"GitConfig":{"Project":"app","Branch":"main","Path":""}}`,
+		2: `{"Attrs":{"buddy":{"rest":{}}},"Remote":{"Project":"","Ref":"dev","Path":"x.yml","Parameters":[{"Key":"a","Value":"1"},{"Key":"b","Value":""}]}}`,
+		3: `{"Attrs":{"buddy":{"rest":{"tags":[]}}}}`,
+		4: `{}`,
+	} {
+		var got string
+		err := d.Read(t.Context(), func(tx *Tx) error {
+			return tx.QueryRow(`SELECT CAST(spec AS TEXT) FROM pipelines WHERE id = ?`, id).Scan(&got)
+		})
+		if err != nil || got != want {
+			t.Errorf("pipeline %d: %v\n got %s\nwant %s", id, err, got, want)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
