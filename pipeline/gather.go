@@ -238,10 +238,11 @@ func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) 
 // the last successful run before, of the same branch or tag if the pipeline's
 // git_changeset_base says so; what has none, or lost it by a force-push, has none.
 func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
-	x, from := h.x, ""
+	x := h.x
 	if x.Commit == nil {
 		return source.Changelog{}, nil
 	}
+	var from string
 	if x.From != nil {
 		from = x.From.Revision
 	} else {

@@ -12,7 +12,7 @@ func TestPullRefs(t *testing.T) {
 		"pull/12":                  {"refs/pull/12/head"},
 		"pull/12/merge":            {"refs/pull/12/merge"},
 		"refs/merge-requests/3":    {"refs/merge-requests/3/head"},
-		" pull-requests/4/from ":   {"refs/pull-requests/4/from"},
+		"pull-requests/4/from":     {"refs/pull-requests/4/from"},
 		"main":                     nil,
 		"refs/heads/1":             nil,
 		"pull/1/../../heads/main":  nil,
