@@ -124,7 +124,7 @@ func (a *Access) Consent(ctx context.Context, by Actor, ask Ask) (code string, e
 	}
 	code, hash := newSecretOf(codePrefix)
 	err = a.db.Write(ctx, func(tx *db.Tx) error {
-		if _, err := tokenByID(tx, by.Token.ID); err != nil { // it may have ended since
+		if err := hasToken(tx, by.Token.ID); err != nil { // it may have ended since
 			return fmt.Errorf("the token of this request: %w", errdefs.ErrUnauthenticated)
 		}
 		if _, err := tx.Exec(`DELETE FROM oauth_grants WHERE expires < ?`, db.Micros(tx.Now.Add(-GrantedLives))); err != nil {

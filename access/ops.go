@@ -137,7 +137,7 @@ func (a *Access) CreateToken(ctx context.Context, by Actor, n NewToken) (Token, 
 	}
 	err = a.db.Write(ctx, func(tx *db.Tx) (err error) {
 		if !by.system { // it may have ended since it was authenticated
-			if _, err := tokenByID(tx, by.Token.ID); err != nil {
+			if err := hasToken(tx, by.Token.ID); err != nil {
 				return fmt.Errorf("the token of this request: %w", errdefs.ErrUnauthenticated)
 			}
 		}

@@ -80,7 +80,7 @@ func (s *server) show(t *testing.T, project string, files map[string]string, all
 	for _, a := range all {
 		j.actions = append(j.actions, a.action)
 	}
-	e := j.started(t, ctx, files, alter)
+	e := j.started(ctx, t, files, alter)
 	steps := map[string]step{}
 	for _, st := range e.Steps {
 		steps[st.Action.Name] = st
@@ -109,7 +109,7 @@ func (s *server) show(t *testing.T, project string, files map[string]string, all
 }
 
 // started makes the project with its files and its pipeline, and runs that once.
-func (j *job) started(t *testing.T, ctx context.Context, files map[string]string, alter func(*job)) (e execution) {
+func (j *job) started(ctx context.Context, t *testing.T, files map[string]string, alter func(*job)) (e execution) {
 	t.Helper()
 	for _, f := range []func() error{
 		func() error { return j.commit(ctx, files) },
@@ -402,7 +402,7 @@ func (s *server) showPull(t *testing.T, name, typ string, o *outside) {
 	}
 	o.push(noted(t, "old"), name+":1")
 	j := s.job(name, builds("as it is", false), builds("anew", true))
-	j.started(t, ctx, map[string]string{"Dockerfile": "FROM " + o.host + "/" + name + ":1\nARG ROUND\nRUN echo \"$ROUND\" && cat /note\n"}, nil)
+	j.started(ctx, t, map[string]string{"Dockerfile": "FROM " + o.host + "/" + name + ":1\nARG ROUND\nRUN echo \"$ROUND\" && cat /note\n"}, nil)
 	o.push(noted(t, "new"), name+":1")
 	e, err := j.again(ctx, nil)
 	if err != nil || e.Status != "SUCCESSFUL" {
@@ -481,7 +481,7 @@ func (s *server) showPipeline(t *testing.T) {
 		"test -e .git/shallow && echo the history is cut || echo the history is whole",
 		"busybox grep -rqs . .git/refs/heads/other .git/refs/remotes/origin/other || busybox grep -qs other .git/packed-refs && echo the other branch is here",
 	}, "\n")))
-	e := j.started(t, ctx, map[string]string{"hello": "hello\n"}, func(j *job) {
+	e := j.started(ctx, t, map[string]string{"hello": "hello\n"}, func(j *job) {
 		for _, args := range [][]string{
 			{"commit", "-q", "--allow-empty", "-m", "Second"}, {"branch", "other"}, {"push", "-q", s.URL + "/git/default/tree.git", "main", "other"},
 		} {
