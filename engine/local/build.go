@@ -217,10 +217,11 @@ func (b *building) do(ctx context.Context) error {
 	defer b.e.builder.leave(r)
 	b.room = r
 	err = b.solve(ctx, name, tree)
-	if ctx.Err() != nil && err != nil {
-		if s := b.e.builder.steps; s != nil {
+	if s := b.e.builder.steps; s != nil {
+		if ctx.Err() != nil && err != nil {
 			s.settled(settleTime)
 		}
+		s.tidied()
 	}
 	b.e.builder.tidy()
 	return err

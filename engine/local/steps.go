@@ -27,6 +27,8 @@ type steps struct {
 	parent  string // cgroup of what ends
 	mu      sync.Mutex
 	running map[*step]bool
+	leaving int        // groups of ended steps that are being removed
+	left    *sync.Cond // one of them is
 }
 
 // step is one that runs.
@@ -63,7 +65,9 @@ func (e *Engine) openSteps() (*steps, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &steps{Executor: x, cgroups: e.cgroups, parent: e.workCgroup(), running: map[*step]bool{}}, nil
+	s := &steps{Executor: x, cgroups: e.cgroups, parent: e.workCgroup(), running: map[*step]bool{}}
+	s.left = sync.NewCond(&s.mu)
+	return s, nil
 }
 
 // stepLimits puts the limits of a step into LLB. BuildKit's own field has no place
@@ -110,8 +114,31 @@ func (s *steps) Run(ctx context.Context, id string, root executor.Mount, mounts 
 	p.Meta.CgroupParent = group
 	rec, err := s.Executor.Run(context.WithValue(ctx, pidsKey{}, pids), id, root, mounts, p, started)
 	tell(ctx, name, s.cgroups.used(group))
-	s.cgroups.remove(group)
+	s.leave(group)
 	return rec, err
+}
+
+// leave removes the group of a step beside what comes next.
+func (s *steps) leave(group string) {
+	s.mu.Lock()
+	s.leaving++
+	s.mu.Unlock()
+	go func() {
+		s.cgroups.remove(group)
+		s.mu.Lock()
+		s.leaving--
+		s.mu.Unlock()
+		s.left.Broadcast()
+	}()
+}
+
+// tidied waits until the groups of ended steps are gone.
+func (s *steps) tidied() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.leaving > 0 {
+		s.left.Wait()
+	}
 }
 
 // usedWord is the name of a report of what a step has used: µs of so many bytes.
