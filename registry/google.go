@@ -51,7 +51,7 @@ func (e *Exchange) google(ctx context.Context, i secret.Integration, host string
 		var answer *oauth2.RetrieveError
 		switch {
 		case err == nil && token.AccessToken == "":
-			return fmt.Errorf("Google gives an answer without a token: %w", errdefs.ErrUnavailable) //nolint:staticcheck // a name
+			return fmt.Errorf("Google gives an answer without a token: %w", errdefs.ErrUnavailable)
 		case err == nil:
 			return nil
 		case errors.As(err, &answer):
