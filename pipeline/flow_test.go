@@ -416,7 +416,7 @@ func TestAdmitKeepsLimits(t *testing.T) {
 			return Slots{rapid.IntRange(0, most).Draw(t, "r"), rapid.IntRange(0, most).Draw(t, "b")}
 		}
 		for i := range rapid.IntRange(0, 6).Draw(t, "waiting") {
-			w := Waiting{ID: ExecutionID(fmt.Sprint(i)), Pipeline: ID(rapid.IntRange(1, 4).Draw(t, "pipeline")), Number: int64(i), Queued: noon}
+			w := Waiting{ID: ExecutionID(fmt.Sprint(i)), Pipeline: ID(rapid.IntRange(1, 4).Draw(t, "pipeline")), Number: int64(i), Queued: noon, Concurrent: rapid.Bool().Draw(t, "concurrent")}
 			for range rapid.IntRange(0, 3).Draw(t, "units") {
 				if u := draw(3); u != (Slots{}) {
 					w.Units = append(w.Units, u)
@@ -449,6 +449,80 @@ func TestAdmitKeepsLimits(t *testing.T) {
 		}
 		if could && len(running) == 0 && len(a.Start) == 0 {
 			t.Fatalf("nothing runs: %+v", queue)
+		}
+	})
+}
+
+// TestAdmitOneByOne lets runs come and end at any time: those of a pipeline are
+// beside each other only if all of them may be, none is overtaken by a later one
+// of its pipeline, only a newer start of the same ref replaces one, and each has
+// its turn.
+func TestAdmitOneByOne(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var queue, begun []Waiting
+		skipped := map[ExecutionID]bool{}
+		coming := rapid.IntRange(1, 14).Draw(t, "coming")
+		check := func(ok bool, format string, a ...any) {
+			if !ok {
+				t.Fatalf(format, a...)
+			}
+		}
+		same := func(a, b Waiting) bool { return a.Pipeline == b.Pipeline }
+		admit := func(all []Waiting) {
+			var running []Running
+			for _, w := range begun {
+				running = append(running, Running{w.ID, w.Pipeline, Slots{}, w.Concurrent})
+			}
+			a := Admit(queue, running, Limits{})
+			for _, s := range a.Skip {
+				w := all[slices.IndexFunc(all, func(w Waiting) bool { return w.ID == s.ID })]
+				by := all[slices.IndexFunc(all, func(n Waiting) bool { return n.Number == s.Newer })]
+				check(!w.Concurrent && !w.NoSkip && same(w, by) && w.Ref == by.Ref && w.Start != by.Start && by.Number > w.Number, "%+v is replaced by %+v", w, by)
+				skipped[w.ID] = true
+			}
+			var wait []Waiting
+			for _, w := range queue {
+				switch {
+				case slices.Contains(a.Start, w.ID):
+					check(!skipped[w.ID], "%s begins, and is replaced", w.ID)
+					begun = append(begun, w)
+				case !skipped[w.ID]:
+					wait = append(wait, w)
+				}
+			}
+			queue = wait
+			for _, w := range begun {
+				for _, o := range begun {
+					check(w.ID == o.ID || !same(w, o) || w.Concurrent && o.Concurrent, "%+v is beside %+v", w, o)
+				}
+				for _, o := range queue {
+					check(!same(w, o) || w.Number < o.Number, "%+v waits, and %+v has begun", o, w)
+				}
+			}
+		}
+		var all []Waiting
+		for len(all) < coming || len(queue) > 0 || len(begun) > 0 {
+			switch {
+			case len(all) < coming && rapid.Bool().Draw(t, "comes"):
+				n := len(all) + 1
+				w := Waiting{
+					ID: ExecutionID(fmt.Sprint(n)), Start: ExecutionID(fmt.Sprint(n)), Number: int64(n), Queued: noon.Add(time.Duration(n) * time.Second),
+					Pipeline: ID(rapid.IntRange(1, 2).Draw(t, "pipeline")), Ref: rapid.SampledFrom([]string{"main", "dev"}).Draw(t, "ref"),
+					Concurrent: rapid.Bool().Draw(t, "concurrent"), NoSkip: rapid.Bool().Draw(t, "none is skipped"),
+				}
+				if n > 1 && rapid.Bool().Draw(t, "of the same start") {
+					last := all[n-2]
+					w.Start, w.Pipeline, w.Ref, w.Concurrent, w.NoSkip = last.Start, last.Pipeline, last.Ref, last.Concurrent, last.NoSkip
+				}
+				all, queue = append(all, w), append(queue, w)
+			case len(begun) > 0:
+				i := rapid.IntRange(0, len(begun)-1).Draw(t, "ends")
+				begun = slices.Delete(begun, i, i+1)
+			case len(queue) > 0:
+				t.Fatalf("none begins: %+v", queue)
+			}
+			admit(all)
 		}
 	})
 }
