@@ -40,6 +40,12 @@
 // turn of their group has come, outside of any transaction; the verdict is
 // written, and only then the group begins.
 //
+// Executions of a pipeline follow each other in its file system. Those that may go
+// beside each other have a copy of it each, whose name is written before it is
+// made; the copy of a successful one becomes the base, of which the next ones are
+// made, by the transaction that ends it, and what nobody needs any more is removed
+// after it (clones.go). A pipeline with a loop has an execution for each round.
+//
 // Everything the Runner does is safe to repeat: after a crash the row is
 // claimed again, and an action that was in progress is run again under the
 // same engine id, which attaches to the container that is there.
