@@ -188,7 +188,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 }
 
 // definedNow gives an execution the definition that was read for it; it fails if
-// there is none.
+// there is none, or if the pipeline is not defined by a file any more.
 func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (failed bool, err error) {
 	if d.err != nil {
 		return true, h.p.problem(tx, x, h.masked(d.err.Error()))
@@ -196,6 +196,9 @@ func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (failed bool,
 	pl, err := loadPipeline(tx, x.Pipeline)
 	if err != nil {
 		return false, err
+	}
+	if !pl.outside() { // its actions are made by hand by now
+		return true, h.p.problem(tx, x, "the definition is not in a file any more: start it anew")
 	}
 	a, err := h.p.adopt(tx, x.By, pl, d)
 	if err != nil {

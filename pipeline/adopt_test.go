@@ -153,6 +153,36 @@ func TestRunReadsItsFile(t *testing.T) {
 	}
 }
 
+// A run that still has to read its file leaves the actions alone that were made by
+// hand since.
+func TestRetryOfWhatWasInAFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	w.commit("f", "x")
+	p := w.pipeline(ofFile(Pipeline{}))
+	x := w.wait(w.push("main"))
+	w.must(updateOnly(w, p.ID, func(n *Pipeline) { n.GitConfigRef = "" }))
+	made, err := w.CreateAction(t.Context(), w.admin, p.ID, sh("true"), nil)
+	w.must(err)
+	// It reads the commit of then, which has a file now.
+	w.file("main", Pipeline{}, Action{Name: "other", Run: made.Run})
+	c, err := w.sources.Resolve(t.Context(), w.pr.ID, "main", "HEAD")
+	w.must(err)
+	w.must(w.db.Write(t.Context(), func(tx *db.Tx) error {
+		_, err := tx.Exec(`UPDATE executions SET input = json_set(input, '$.Commit.Revision', ?) WHERE id = ?`, c.Revision, x.ID)
+		return err
+	}))
+	x, err = w.Operate(t.Context(), w.admin, x.ID, OpRetry)
+	w.must(err)
+	if x = w.wait(x); x.Status != Failed || x.Problem != "the definition is not in a file any more: start it anew" {
+		t.Errorf("%s: %s", w.words(x), x.Problem)
+	}
+	l, err := w.Actions(t.Context(), w.admin, p.ID)
+	if err != nil || len(l) != 1 || l[0].ID != made.ID {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
 func updateOnly(w *world, id ID, change func(*Pipeline)) error {
 	_, err := w.Update(w.t.Context(), w.admin, id, func(n *Pipeline) error { change(n); return nil })
 	return err
