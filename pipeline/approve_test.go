@@ -80,6 +80,9 @@ func TestApprovalRefused(t *testing.T) {
 	_, err := w.Operate(ctx, w.admin, x.ID, OpCancel)
 	w.must(err)
 	x = w.expect(x, "TERMINATED NOT_EXECUTED NOT_EXECUTED")
+	if l := x.Steps[0].Waits; len(l) != 1 || l[0].For != WaitApproval || l[0].Until.IsZero() {
+		t.Errorf("%+v", l)
+	}
 	_, err = w.Operate(ctx, w.admin, x.ID, OpRetry)
 	w.must(err)
 	for range 2 {
@@ -112,4 +115,24 @@ func TestApprovalBeside(t *testing.T) {
 	_, err := w.Operate(t.Context(), w.admin, x.ID, OpApply)
 	w.must(err)
 	w.expect(x, "SUCCESSFUL SUCCESSFUL SUCCESSFUL SUCCESSFUL SUCCESSFUL")
+}
+
+// What was approved is not asked for again by a retry that does not come to it.
+func TestApprovalKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	told := sh("echo it waits")
+	told.When = OnWaitForApprove
+	x := w.start(w.pipeline(Pipeline{}, approved(sh("true")), sh("exit 3"), told), Start{})
+	w.until("it waits", func() bool { x = w.now(x); return x.Shown() == WaitingForApply })
+	_, err := w.Operate(t.Context(), w.admin, x.ID, OpApply)
+	w.must(err)
+	if x = w.wait(x); x.Status != Failed || x.Steps[2].Status != Successful {
+		t.Fatal(w.words(x))
+	}
+	_, err = w.Operate(t.Context(), w.admin, x.ID, OpRetry)
+	w.must(err)
+	if x = w.wait(x); x.Status != Failed || x.Steps[0].Attempt != 1 || x.Steps[2].Status != NotExecuted || x.Steps[2].Attempt != 1 {
+		t.Fatal(w.words(x))
+	}
 }

@@ -119,9 +119,7 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		return Result{}, nil, fmt.Errorf("build %s: %w", spec.Name, err)
 	}
 	h.used = built.Used
-	if h.built, err = h.cached(ctx, s, spec, built); err != nil {
-		return Result{}, nil, err
-	}
+	h.built = h.cached(ctx, s, spec, built)
 	res := Result{Status: Failed, Code: -1, Used: h.used, Build: h.built}
 	switch {
 	case built.Reason == engine.ReasonCancel:

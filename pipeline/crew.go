@@ -24,13 +24,16 @@ type crew struct {
 	// cancelled says that the execution is being cancelled, and those are ended who
 	// are to be.
 	cancelled bool
+	// left is closed when nobody waits for results any more. There may be more of
+	// them than were thought of: the steps are told anew by a definition in a file.
+	left chan struct{}
 }
 
 // judging stands for the judging of conditions among the steps.
 const judging = -2
 
 func newCrew(h *handling) *crew {
-	return &crew{h: h, results: make(chan settled, len(h.x.Steps)+1), ends: map[int]context.CancelCauseFunc{}}
+	return &crew{h: h, results: make(chan settled, len(h.x.Steps)+1), ends: map[int]context.CancelCauseFunc{}, left: make(chan struct{})}
 }
 
 func (c *crew) idle() bool { return len(c.ends) == 0 }
@@ -82,7 +85,10 @@ func (c *crew) run(ctx context.Context, i int, do func(context.Context) settled)
 			stop()
 			over()
 			cancel(nil)
-			c.results <- res
+			select {
+			case c.results <- res:
+			case <-c.left:
+			}
 		}()
 		res = do(sctx)
 	})
@@ -103,6 +109,7 @@ func (c *crew) leave() {
 	for _, end := range c.ends {
 		end(engine.ErrDetach)
 	}
+	close(c.left)
 	c.all.Wait()
 }
 

@@ -105,7 +105,7 @@ func (d Decision) mark(tx *db.Tx, x *Execution) error {
 			if s.Status = m.status; m.why != "" {
 				s.Error, s.Finished, s.NotBefore = m.why, tx.Now, time.Time{}
 			}
-			s.Held = false
+			s.Held, s.Waits = false, waiting(s.Waits, "", tx.Now)
 			if err := saveStep(tx, *s); err != nil {
 				return err
 			}

@@ -212,27 +212,29 @@ func (b *Built) cameShort(s BuiltStep) bool {
 	return ended && !slices.ContainsFunc(b.Steps, func(o BuiltStep) bool { return o.Stage == s.Stage && o.Of < s.Index })
 }
 
-// cached tells what the cache had of a build, and of what it had not why.
-func (h *handling) cached(ctx context.Context, s ActionExecution, spec engine.BuildSpec, r engine.BuildResult) (*Built, error) {
+// cached tells what the cache had of a build, and of what it had not why, if that
+// can be found out: a build does not fail for it.
+func (h *handling) cached(ctx context.Context, s ActionExecution, spec engine.BuildSpec, r engine.BuildResult) *Built {
 	now := builtOf(spec, r)
 	if now == nil || firstMiss(r.List) < 0 {
-		return now, nil
+		return now
 	}
 	before, err := h.builtBefore(ctx, s)
 	if err != nil {
-		return nil, fmt.Errorf("find the build before: %w", err)
+		h.log.Warn("why the cache had not all of a build is not known", "step", s.Index, "error", err)
+		return now
 	}
 	now.Miss = missed(now, before, r.List)
-	return now, nil
+	return now
 }
 
 // builtBefore is what the last build of an action before a try tells of its
-// steps; nil if there was none.
+// steps; nil if there was none in its last 20 runs.
 func (h *handling) builtBefore(ctx context.Context, s ActionExecution) (*Built, error) {
 	var ending []byte
 	err := h.p.db.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRow(`SELECT t.ending FROM action_executions s JOIN action_tries t ON t.id = s.id
-			WHERE s.action = ? AND s.started IS NOT NULL AND t.ending LIKE '%"build":{%' ORDER BY t.started DESC LIMIT 1`, s.Action.ID).Scan(&ending)
+		return tx.QueryRow(`SELECT t.ending FROM (SELECT id FROM action_executions WHERE action = ? AND started IS NOT NULL ORDER BY started DESC LIMIT 20) s
+			JOIN action_tries t ON t.id = s.id WHERE t.ending LIKE '%"build":{%' ORDER BY t.started DESC LIMIT 1`, s.Action.ID).Scan(&ending)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil

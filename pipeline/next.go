@@ -115,9 +115,12 @@ func (d *Decision) look(x Execution, group []int, g going) (wanted []int, busy b
 	return wanted, busy
 }
 
-// held tells whether a step waits to be approved, or has waited.
+// held tells whether a step waits to be approved, or has waited since the start
+// or the last Retry.
 func (x Execution) held() bool {
-	return slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Held || !s.Approved.IsZero() })
+	return slices.ContainsFunc(x.Steps, func(s ActionExecution) bool {
+		return s.Held || !s.Approved.IsZero() && !s.Approved.Before(x.Started)
+	})
 }
 
 // beside goes on with what is run because steps wait to be approved.

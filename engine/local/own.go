@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"slipway/plainfile"
 )
 
 // own makes a user the owner of all that is below a directory, or of a file. It
@@ -27,7 +29,7 @@ func own(dir string, uid, gid int) error {
 		return err
 	}
 	defer root.Close()
-	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(plainfile.Tree(root), ".", func(name string, d fs.DirEntry, err error) error {
 		var i fs.FileInfo
 		if err == nil {
 			i, err = d.Info()
