@@ -27,8 +27,9 @@ type adopted struct {
 }
 
 // adopt makes the actions of a pipeline those of a definition that was read from a
-// file, and its variables and permissions if it says so. user is in whose name the
-// execution is. What is wrong is a *project.Invalid.
+// file, and its variables and permissions if it says so; if the file does not hold
+// for the pipeline, the execution alone has these variables, and permissions stay as
+// they are. user is in whose name the execution is. What is wrong is a *project.Invalid.
 func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a adopted, err error) {
 	a.pipeline, a.own, a.notes, a.hidden = d.Pipeline, true, d.notes, map[string]string{}
 	a.pipeline.Project, a.pipeline.Workspace = pl.Project, pl.Workspace
@@ -36,7 +37,7 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 		a.pipeline.Variables = pl.Variables
 	}
 	if d.Pipeline.VariablesByYAML || d.Pipeline.PermissionsByYAML {
-		if err := p.adoptRow(tx, pl, &a); err != nil {
+		if err := p.adoptRow(tx, pl, &a, d.holds); err != nil {
 			return a, d.from.wrong("", err)
 		}
 	}
@@ -50,7 +51,7 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 	}
 	var order []ActionID
 	for i, n := range d.Actions {
-		now, err := p.adoptAction(tx, by, pl, n, &have, gone)
+		now, err := p.adoptAction(tx, by, pl, n, &have, gone, d.holds)
 		if err != nil {
 			return a, d.from.wrong(fmt.Sprintf("actions.%d (%s): ", i, n.Name), err)
 		}
@@ -73,8 +74,9 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 	return a, inOrder(tx, pl.ID, order)
 }
 
-// adoptRow gives the pipeline in the store what the file is to manage of it.
-func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted) error {
+// adoptRow gives the pipeline in the store what the file is to manage of it, if the
+// file holds for it.
+func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, holds bool) error {
 	row := pl
 	if a.pipeline.PermissionsByYAML {
 		row.Permissions = a.pipeline.Permissions
@@ -94,6 +96,10 @@ func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted) error {
 			a.hidden[pl.ID.row()+"/"+k] = v
 		}
 	}
+	if !holds {
+		a.pipeline.Permissions = pl.Permissions
+		return nil
+	}
 	if same(row.Variables, pl.Variables) && same(row.Permissions, pl.Permissions) && maps.Equal(hidden, had) {
 		return nil
 	}
@@ -108,8 +114,9 @@ func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted) error {
 }
 
 // adoptAction finds the row of an action by name and kind, or makes one, and gives
-// it what the file says. It is taken out of have.
-func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool) (now Action, err error) {
+// it what the file says. It is taken out of have. Permissions of one that is there
+// stay if the file does not hold for the pipeline.
+func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, holds bool) (now Action, err error) {
 	i := slices.IndexFunc(*have, func(old Action) bool { return n.isOne(old) && !gone[old.ID] })
 	if i < 0 {
 		i = slices.IndexFunc(*have, n.isOne)
@@ -131,6 +138,9 @@ func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Actio
 	now, err = p.updateActionIn(tx, pl.ID, old.ID, func(a *Action) error {
 		n.Variables = fromFile(n.Variables, a.Variables)
 		n.Attrs = withOthers(p.cfg.Language.Dialect, n.Attrs, a.Attrs)
+		if !holds {
+			n.Permissions = a.Permissions
+		}
 		*a = n
 		return nil
 	}, nil)
@@ -179,7 +189,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 	}
 	one := c.h.copy(false)
 	c.run(ctx, judging, func(ctx context.Context) settled {
-		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, one.x.Commit)
+		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{one.x.Commit, one.x.PullRequest})
 		if err != nil {
 			d = &defined{err: err}
 		}
@@ -238,7 +248,7 @@ func (p *Pipelines) loopNow(tx *db.Tx, x *Execution, a adopted, secrets map[stri
 	if err := json.Unmarshal(text, &in); err != nil {
 		return err
 	}
-	rounds, refused, err := p.startRounds(tx, a.pipeline, in.Start)
+	rounds, refused, err := p.startRounds(tx, a, in.Start)
 	if err != nil {
 		return err
 	}

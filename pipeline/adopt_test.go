@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -181,6 +182,73 @@ func TestRetryOfWhatWasInAFile(t *testing.T) {
 	if err != nil || len(l) != 1 || l[0].ID != made.ID {
 		t.Errorf("%+v, %v", l, err)
 	}
+}
+
+// What a file says of variables and permissions is the pipeline's own from the
+// default branch alone: who may push to another one does not get more by it.
+func TestFileOfAnotherBranch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	ctx, by := t.Context(), w.member("m@example.com", 3)
+	act := func(name, others string) Action {
+		a := sh("true")
+		a.Name, a.Permissions = name, &Permissions{Others: others}
+		return a
+	}
+	says := func(branch, others, value, deploy string) {
+		vs := []Variable{{Key: "V", Value: value, Settable: true}, {Key: "L", Value: value + "," + value + "0", Encrypted: true}}
+		w.file(branch, Pipeline{Permissions: &Permissions{Others: others}, Variables: vs, Loop: []string{"L"}}, act("build", "DEFAULT"), act("deploy", deploy))
+	}
+	says("main", "RUN_ONLY", "1", "READ_ONLY")
+	says("dev", "READ_WRITE", "2", "DEFAULT")
+	p := w.pipeline(ofFile(Pipeline{VariablesByYAML: true, PermissionsByYAML: true}))
+	w.wait(w.start(p, Start{}))
+	build, deploy := w.actionsOf(p)[0], w.actionsOf(p)[1]
+	dev, err := w.sources.Resolve(ctx, w.pr.ID, "dev", "HEAD")
+	w.must(err)
+	for _, in := range []Start{{Branch: "dev"}, {Revision: dev.Revision}} {
+		if _, err := w.Start(ctx, by, p.ID, in); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("all of %+v: %v", in, err)
+		}
+		in.Only = []ActionID{build.ID}
+		x, err := w.Start(ctx, by, p.ID, in)
+		w.must(err)
+		x = w.wait(x)
+		v, err := (&handling{Runner: w.r, x: x, changed: new(atomic.Pointer[source.Changelog])}).values(ctx, x.Steps[0])
+		w.must(err)
+		if v.byKey["V"] != "2" || v.byKey["L"] != "2" {
+			t.Errorf("the run has V=%s L=%s", v.byKey["V"], v.byKey["L"])
+		}
+		pl, err := w.Get(ctx, by, p.ID)
+		w.must(err)
+		if pl.Permissions.Others != "RUN_ONLY" || pl.Variables[0].Value != "1" || x.Frozen.Permissions.Others != "RUN_ONLY" {
+			t.Errorf("the pipeline has %+v, %+v", pl.Permissions, pl.Variables)
+		}
+		if now := w.actionsOf(p); len(now) != 2 || now[1].ID != deploy.ID || now[1].Permissions.Others != "READ_ONLY" {
+			t.Errorf("%+v", now)
+		}
+	}
+	head, err := w.sources.Resolve(ctx, w.pr.ID, "", "HEAD")
+	w.must(err)
+	for of, want := range map[run]bool{{commit: head}: true, {head, "pull/1/head"}: false, {commit: dev}: false, {}: false} {
+		if w.holds(ctx, p, of) != want {
+			t.Errorf("%+v holds: %v", of, !want)
+		}
+	}
+	says("main", "READ_WRITE", "3", "DEFAULT")
+	x, err := w.Start(ctx, by, p.ID, Start{})
+	w.must(err)
+	w.wait(x)
+	if pl, err := w.Get(ctx, by, p.ID); err != nil || pl.Permissions.Others != "READ_WRITE" || pl.Variables[0].Value != "3" {
+		t.Errorf("of the default branch: %+v, %v", pl, err)
+	}
+}
+
+func (w *world) actionsOf(p Pipeline) []Action {
+	w.t.Helper()
+	l, err := w.Actions(w.t.Context(), w.admin, p.ID)
+	w.must(err)
+	return l
 }
 
 func updateOnly(w *world, id ID, change func(*Pipeline)) error {

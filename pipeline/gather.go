@@ -108,7 +108,8 @@ func (h *handling) inline(ctx context.Context, v *values, in inlined) error {
 	}
 	for _, w := range in.vs {
 		from := hidden
-		if n, since := settableNow(w, now); since {
+		anew := in.own && w.Encrypted && w.First == "" // each file says its value
+		if n, since := settableNow(w, now); since && !anew {
 			w = n
 		} else if in.own {
 			from = own

@@ -60,12 +60,12 @@ const maxRuns = 100
 // rounds are the executions that one start of a pipeline makes: one, or one for
 // each combination of the values of the variables of its loop, with these in the
 // place of that start's own.
-func (p *Pipelines) rounds(tx *db.Tx, pl Pipeline, in Start) (l [][]Variable, err error) {
-	given := in.Variables
+func (p *Pipelines) rounds(tx *db.Tx, a adopted, in Start) (l [][]Variable, err error) {
+	pl, given := a.pipeline, in.Variables
 	if len(pl.Loop) == 0 {
 		return [][]Variable{given}, nil
 	}
-	v, err := p.atStart(tx, pl, in)
+	v, err := p.atStart(tx, a, in)
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +92,8 @@ func (p *Pipelines) rounds(tx *db.Tx, pl Pipeline, in Start) (l [][]Variable, er
 }
 
 // atStart are the variables that are known before any action runs.
-func (p *Pipelines) atStart(tx *db.Tx, pl Pipeline, in Start) (*values, error) {
-	v := newValues()
+func (p *Pipelines) atStart(tx *db.Tx, a adopted, in Start) (*values, error) {
+	v, pl := newValues(), a.pipeline
 	stored, err := p.secrets.EffectiveIn(tx, secret.Scope{Workspace: pl.Workspace, Project: pl.Project, Environment: in.Environment, Pipeline: int64(pl.ID)})
 	if err != nil {
 		return nil, fmt.Errorf("read the variables: %w", err)
@@ -106,7 +106,11 @@ func (p *Pipelines) atStart(tx *db.Tx, pl Pipeline, in Start) (*values, error) {
 		return nil, err
 	}
 	for _, w := range pl.Variables {
-		if value, ok := hidden["variables."+w.Key]; ok && w.Value == secret.Encrypted {
+		value, ok := a.hidden[pl.ID.row()+"/variables."+w.Key] // of the file
+		if !ok {
+			value, ok = hidden["variables."+w.Key]
+		}
+		if ok && w.Value == secret.Encrypted {
 			w.Value = value
 		}
 		v.inline(w, tierPipeline)

@@ -194,6 +194,7 @@ func (p Pipeline) template() origin {
 type defined struct {
 	Definition
 	from  found    // the file, the last one if it is a template
+	holds bool     // the pipeline of the store is to have its variables and permissions
 	notes []string // what of it has no effect; they become lines of the log
 	err   error    // instead
 }
@@ -206,10 +207,10 @@ const (
 )
 
 // defineWithin is define within some time.
-func (p *Pipelines) defineWithin(ctx context.Context, patience time.Duration, pl Pipeline, commit *source.Commit) (*defined, error) {
+func (p *Pipelines) defineWithin(ctx context.Context, patience time.Duration, pl Pipeline, of run) (*defined, error) {
 	late, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	d, err := p.define(late, pl, commit)
+	d, err := p.define(late, pl, of)
 	if err != nil && late.Err() != nil && ctx.Err() == nil {
 		var inv project.Invalid
 		inv.Add("git_config", "unavailable", fmt.Sprintf("the repository of the definition did not answer within %s: try again", patience))
@@ -218,13 +219,29 @@ func (p *Pipelines) defineWithin(ctx context.Context, patience time.Duration, pl
 	return d, err
 }
 
-// define reads the definition of a pipeline for an execution of a commit, nil
-// without one. What is wrong with it is a *project.Invalid that names file, line
+// run is what of an execution matters to its definition.
+type run struct {
+	commit *source.Commit // nil without one
+	pull   string         // the ref of the pull request that it is of, "" of none
+}
+
+// holds tells whether what the file of a run says of variables and permissions is
+// for the pipeline itself: who may commit to some branch need not be one who may
+// change the pipeline. A default branch that cannot be told is another one.
+func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
+	if of.pull != "" || pl.GitConfigRef != dynamicFile {
+		return of.pull == ""
+	}
+	head, err := p.head(ctx, pl.Project, "")
+	return err == nil && head != nil && of.commit != nil && head.Revision == of.commit.Revision
+}
+
+// define reads the definition of a pipeline for a run. What is wrong with it is a *project.Invalid that names file, line
 // and field.
-func (p *Pipelines) define(ctx context.Context, pl Pipeline, commit *source.Commit) (*defined, error) {
-	d := &defined{Definition: Definition{Pipeline: pl}}
+func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, error) {
+	d := &defined{Definition: Definition{Pipeline: pl}, holds: p.holds(ctx, pl, of)}
 	if pl.inGit() {
-		if err := p.readFrom(ctx, pl, d, pl.file(commit)); err != nil {
+		if err := p.readFrom(ctx, pl, d, pl.file(of.commit)); err != nil {
 			return nil, err
 		}
 	}
@@ -236,6 +253,9 @@ func (p *Pipelines) define(ctx context.Context, pl Pipeline, commit *source.Comm
 		if err := p.readFrom(ctx, pl, d, d.Pipeline.template()); err != nil {
 			return nil, err
 		}
+	}
+	if !d.holds && (pl.VariablesByYAML || pl.PermissionsByYAML) {
+		d.notes = append(d.notes, "variables and permissions of the pipeline itself stay as they are: this run is not of the last commit of the default branch")
 	}
 	return d, nil
 }

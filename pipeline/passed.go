@@ -109,6 +109,11 @@ func (p *Pipelines) set(tx *db.Tx, x *Execution, action ActionID, o Output) erro
 		if err != nil {
 			return ifThere(err)
 		}
+		if i := slices.IndexFunc(x.Frozen.Variables, func(v Variable) bool { return v.Key == o.Key }); i >= 0 {
+			if _, is := settableNow(x.Frozen.Variables[i], pl.Variables); !is {
+				return nil
+			}
+		}
 		return p.setInline(tx, "pipelines", x.Pipeline.row(), int64(x.Pipeline), pl.Variables, o, func() ([]byte, error) { return specOf(pl) })
 	case tierInline:
 		a, err := loadAction(tx, x.Pipeline, action)
@@ -155,9 +160,9 @@ func ifThere(err error) error {
 }
 
 // settableNow gives a settable variable as later runs have left it, from those of
-// today; is tells whether there is one.
+// today; is tells whether there is one. What a file says otherwise is another one.
 func settableNow(w Variable, now []Variable) (_ Variable, is bool) {
-	n := slices.IndexFunc(now, func(n Variable) bool { return n.Key == w.Key && n.Settable && n.isVar() })
+	n := slices.IndexFunc(now, func(n Variable) bool { return n.Key == w.Key && n.Settable && n.isVar() && n.First == w.First })
 	if !w.Settable || n < 0 {
 		return w, false
 	}

@@ -59,7 +59,7 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	}
 	var d *defined
 	if pl.outside() && !pl.Disabled {
-		if d, err = p.defineWithin(ctx, askedPatience, pl, commit); err != nil {
+		if d, err = p.defineWithin(ctx, askedPatience, pl, run{commit, in.PullRequest}); err != nil {
 			return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 		}
 	}
@@ -222,7 +222,7 @@ func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	}
 	rounds, refused := [][]Variable{in.Variables}, ""
 	if !a.undefined { // else it is known when the file is read
-		if rounds, refused, err = p.startRounds(tx, pl, in); err != nil {
+		if rounds, refused, err = p.startRounds(tx, a, in); err != nil {
 			return x, err
 		}
 	}
@@ -241,8 +241,8 @@ func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 
 // startRounds is rounds; those of a loop that cannot be made are one, which is
 // refused.
-func (p *Pipelines) startRounds(tx *db.Tx, pl Pipeline, in Start) (l [][]Variable, refused string, err error) {
-	l, err = p.rounds(tx, pl, in)
+func (p *Pipelines) startRounds(tx *db.Tx, a adopted, in Start) (l [][]Variable, refused string, err error) {
+	l, err = p.rounds(tx, a, in)
 	var never *fatalError
 	if errors.As(err, &never) {
 		return [][]Variable{in.Variables}, err.Error(), nil
