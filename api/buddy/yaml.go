@@ -27,6 +27,7 @@ const (
 	maxNodes = 20_000
 	maxDeep  = 16
 	maxWord  = 100 // of the name of a member
+	maxTold  = 50  // errors, and members that nobody reads, that are told of a file
 )
 
 // ReadYAML reads a file. All that is wrong with it is a *project.Invalid, each
@@ -38,7 +39,7 @@ func ReadYAML(text []byte) (list []pipeline.Definition, ignored []string, err er
 		list = append(list, f.definition("pipelines."+strconv.Itoa(i), v, pipe{}))
 	}
 	f.twice(list)
-	return list, f.ignored, f.inv.Err()
+	return list, f.unread(), f.wrong()
 }
 
 // ReadDefinition reads from a file the pipeline that one of the store stands for,
@@ -49,17 +50,17 @@ func ReadDefinition(text []byte, of pipe, with []pipeline.Parameter) (d pipeline
 		text = f.fill(text, with)
 	}
 	all := f.list(text)
-	if err := f.inv.Err(); err != nil {
+	if err := f.wrong(); err != nil {
 		return d, nil, err
 	}
 	i := chosen(all, of)
 	if i < 0 {
 		f.bad("pipelines", "unknown", "none of the %d pipelines is %s, by pipeline or name", len(all), of.Identifier)
-		return d, nil, f.inv.Err()
+		return d, nil, f.wrong()
 	}
 	of.Identifier, of.Name = "", ""
 	d = f.definition("pipelines."+strconv.Itoa(i), all[i], of)
-	return d, f.ignored, f.inv.Err()
+	return d, f.unread(), f.wrong()
 }
 
 // chosen finds a pipeline among those of a file.
@@ -94,7 +95,7 @@ func (f *yamlFile) fill(text []byte, with []pipeline.Parameter) []byte {
 		values[q.Key] = q.Value
 	}
 	var out []byte
-	last, size := 0, len(text)
+	last, size, line, counted := 0, len(text), 1, 0
 	for _, m := range parameter.FindAllSubmatchIndex(text, -1) {
 		part := func(i int) string {
 			if m[2*i] < 0 {
@@ -109,8 +110,8 @@ func (f *yamlFile) fill(text []byte, with []pipeline.Parameter) []byte {
 		case m[6] >= 0:
 			value = part(3)[1:]
 		case m[4] >= 0:
-			line := 1 + bytes.Count(text[:m[0]], []byte("\n"))
-			f.inv.Add("remote_parameters", "required", fmt.Sprintf("line %d: the parameter %s has no value: give it one, or a default as in !{%s:default}", line, key, key))
+			line, counted = line+bytes.Count(text[counted:m[0]], []byte("\n")), m[0]
+			f.bad("remote_parameters", "required", "line %d: the parameter %s has no value: give it one, or a default as in !{%s:default}", line, key, key)
 		default:
 			value = part(0)
 		}
@@ -123,7 +124,7 @@ func (f *yamlFile) fill(text []byte, with []pipeline.Parameter) []byte {
 	}
 	for _, q := range with {
 		if !used[q.Key] {
-			f.ignored = append(f.ignored, "remote_parameters "+q.Key)
+			f.ignore("remote_parameters " + q.Key)
 		}
 	}
 	return append(out, text[last:]...)
@@ -162,10 +163,42 @@ type yamlFile struct {
 	left    int
 	inv     project.Invalid
 	ignored []string
+	more    int // errors beyond those in inv
+	vain    int // members beyond those in ignored
+}
+
+// wrong is all that is wrong.
+func (f *yamlFile) wrong() error {
+	if f.more > 0 {
+		f.inv.Add("", "maximum", fmt.Sprintf("and %d more", f.more))
+		f.more = 0
+	}
+	return f.inv.Err()
+}
+
+// ignore notes a member that nobody reads.
+func (f *yamlFile) ignore(name string) {
+	if len(f.ignored) == maxTold {
+		f.vain++
+		return
+	}
+	f.ignored = append(f.ignored, name)
+}
+
+// unread are the members that nobody reads.
+func (f *yamlFile) unread() []string {
+	if f.vain > 0 {
+		return append(f.ignored, fmt.Sprintf("and each of %d more", f.vain))
+	}
+	return f.ignored
 }
 
 // bad notes what is wrong with something, with its line.
 func (f *yamlFile) bad(path, kind, format string, a ...any) {
+	if len(f.inv.Fields) == maxTold {
+		f.more++
+		return
+	}
 	text := fmt.Sprintf(format, a...)
 	for at := path; at != ""; at = at[:max(0, strings.LastIndexByte(at, '.'))] {
 		if line, ok := f.lines[at]; ok {
@@ -348,7 +381,7 @@ func (f *yamlFile) note(at string, d *decoder, validate func(*project.Invalid), 
 		f.bad(at, "format", "%s", err)
 	}
 	for _, name := range unknown {
-		f.ignored = append(f.ignored, at+"."+name)
+		f.ignore(at + "." + name)
 	}
 }
 

@@ -382,3 +382,26 @@ func FuzzYAML(f *testing.F) {
 		}
 	})
 }
+
+// Of a file with very much wrong in it the first is told, and how much more there is.
+func TestMuchIsWrong(t *testing.T) {
+	t.Parallel()
+	missing := strings.Repeat("\n#!{NONE}", 60)
+	_, _, err := ReadDefinition([]byte(missing), pipe{}, []pipeline.Parameter{})
+	inv, ok := project.AsInvalid(err)
+	if !ok || len(inv.Fields) != maxTold+1 || !strings.Contains(inv.Fields[49].Message, "line 51: the parameter NONE") || inv.Fields[50].Message != "and 10 more" {
+		t.Errorf("parameters: %v", err)
+	}
+	_, _, err = ReadYAML([]byte("- pipeline: x\n  actions:" + strings.Repeat("\n  - 1", 60)))
+	if inv, ok = project.AsInvalid(err); !ok || len(inv.Fields) != maxTold+1 || inv.Fields[50].Message != "and 10 more" {
+		t.Errorf("actions: %v", err)
+	}
+	text := "- pipeline: x"
+	for i := range 60 {
+		text += fmt.Sprintf("\n  x%d: 1", i)
+	}
+	_, ignored, err := ReadYAML([]byte(text))
+	if err != nil || len(ignored) != maxTold+1 || ignored[50] != "and each of 10 more" {
+		t.Errorf("ignored: %v, %v", ignored, err)
+	}
+}
