@@ -51,13 +51,9 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 	}
 	var order []ActionID
 	for i, n := range d.Actions {
-		now, err := p.adoptAction(tx, by, pl, n, &have, gone, d.holds)
+		now, hidden, err := p.adoptAction(tx, by, pl, n, &have, gone, d.holds)
 		if err != nil {
 			return a, d.from.wrong(fmt.Sprintf("actions.%d (%s): ", i, n.Name), err)
-		}
-		hidden, err := p.unseal(tx, "actions", now.ID.row(), int64(now.ID))
-		if err != nil {
-			return a, err
 		}
 		for k, v := range hidden {
 			a.hidden[now.ID.row()+"/"+k] = v
@@ -85,12 +81,14 @@ func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, holds bool) err
 	if err != nil {
 		return err
 	}
-	hidden := had
+	all := had
 	if a.pipeline.VariablesByYAML {
 		row.Variables = fromFile(a.pipeline.Variables, pl.Variables)
-		if hidden, err = hideVariables(row.Variables, had); err != nil {
+		hidden, err := hideVariables(row.Variables, had)
+		if err != nil {
 			return err
 		}
+		all = overlaid(had, hidden)
 		a.pipeline.Variables = slices.Clone(row.Variables)
 		for k, v := range hidden {
 			a.hidden[pl.ID.row()+"/"+k] = v
@@ -100,7 +98,7 @@ func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, holds bool) err
 		a.pipeline.Permissions = pl.Permissions
 		return nil
 	}
-	if same(row.Variables, pl.Variables) && same(row.Permissions, pl.Permissions) && maps.Equal(hidden, had) {
+	if same(row.Variables, pl.Variables) && same(row.Permissions, pl.Permissions) && maps.Equal(all, had) {
 		return nil
 	}
 	spec, err := specOf(row)
@@ -110,13 +108,27 @@ func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, holds bool) err
 	if _, err := tx.Exec(`UPDATE pipelines SET spec = ? WHERE id = ?`, spec, pl.ID); err != nil {
 		return err
 	}
-	return p.seal(tx, "pipelines", pl.ID.row(), hidden, int64(pl.ID))
+	return p.seal(tx, "pipelines", pl.ID.row(), all, int64(pl.ID))
+}
+
+// overlaid puts hidden values of a row together, later ones in the place of earlier
+// ones: what one file does not name another one may. A password stays with the place
+// that it is for.
+func overlaid(earlier, later map[string]string) map[string]string {
+	all := map[string]string{}
+	maps.Copy(all, earlier)
+	if _, ok := later["password"]; ok {
+		delete(all, "password for")
+	}
+	maps.Copy(all, later)
+	return all
 }
 
 // adoptAction finds the row of an action by name and kind, or makes one, and gives
-// it what the file says. It is taken out of have. Permissions of one that is there
-// stay if the file does not hold for the pipeline.
-func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, holds bool) (now Action, err error) {
+// it what the file says. It is taken out of have. Permissions of one that is there,
+// and its hidden values, stay if the file does not hold for the pipeline; hidden are
+// those of the file.
+func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, holds bool) (now Action, hidden map[string]string, err error) {
 	i := slices.IndexFunc(*have, func(old Action) bool { return n.isOne(old) && !gone[old.ID] })
 	if i < 0 {
 		i = slices.IndexFunc(*have, n.isOne)
@@ -126,14 +138,21 @@ func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Actio
 		if now, err = p.createActionIn(tx, pl.ID, n, nil); err == nil {
 			err = p.mayName(tx, by, pl.Workspace, Registry{}, *now.registry())
 		}
-		return now, err
+		if err == nil {
+			hidden, err = p.unseal(tx, "actions", now.ID.row(), int64(now.ID))
+		}
+		return now, hidden, err
 	}
 	old := (*have)[i]
 	*have = slices.Delete(*have, i, i+1)
 	if gone[old.ID] {
 		if _, err := tx.Exec(`UPDATE actions SET gone = 0 WHERE id = ?`, old.ID); err != nil {
-			return now, err
+			return now, nil, err
 		}
+	}
+	had, err := p.unseal(tx, "actions", old.ID.row(), int64(old.ID))
+	if err != nil {
+		return now, nil, err
 	}
 	now, err = p.updateActionIn(tx, pl.ID, old.ID, func(a *Action) error {
 		n.Variables = fromFile(n.Variables, a.Variables)
@@ -147,7 +166,17 @@ func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Actio
 	if err == nil {
 		err = p.mayName(tx, by, pl.Workspace, *old.registry(), *now.registry())
 	}
-	return now, err
+	if err != nil {
+		return now, nil, err
+	}
+	if hidden, err = p.unseal(tx, "actions", old.ID.row(), int64(old.ID)); err != nil {
+		return now, nil, err
+	}
+	all := overlaid(had, hidden)
+	if !holds {
+		all = overlaid(hidden, had)
+	}
+	return now, hidden, p.seal(tx, "actions", old.ID.row(), all, int64(old.ID))
 }
 
 // fromFile gives the variables of a file, settable ones with the value that runs

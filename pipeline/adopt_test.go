@@ -12,6 +12,7 @@ import (
 
 	"slipway/db"
 	"slipway/project"
+	"slipway/secret"
 	"slipway/source"
 )
 
@@ -181,6 +182,47 @@ func TestRetryOfWhatWasInAFile(t *testing.T) {
 	l, err := w.Actions(t.Context(), w.admin, p.ID)
 	if err != nil || len(l) != 1 || l[0].ID != made.ID {
 		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+// A value that was given once stays for the file that names it, whatever another one
+// has instead.
+func TestHiddenValuesBesideOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	p := w.pipeline(ofFile(Pipeline{VariablesByYAML: true}))
+	says := func(branch, key, value, password string) {
+		a := sh("true")
+		v := []Variable{{Key: key, Value: value, Encrypted: true}}
+		a.Variables = v
+		if password != "" {
+			a.Run.Registry = Registry{Kind: OtherRegistry, URL: "docker.io", Username: "u", Password: password}
+		}
+		w.file(branch, Pipeline{Variables: v}, a)
+	}
+	has := func(x Execution, key, value, password string) {
+		t.Helper()
+		w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
+			hidden, err := w.unseal(tx, "executions", x.ID.row(), x.ID)
+			action := x.Steps[0].Action.ID.row()
+			if hidden[p.ID.row()+"/variables."+key] != value || hidden[action+"/variables."+key] != value || hidden[action+"/password"] != password {
+				t.Errorf("execution %d has %v", x.Number, hidden)
+			}
+			return err
+		}))
+	}
+	says("main", "S", "s-of-main", "p-of-main")
+	has(w.wait(w.start(p, Start{})), "S", "s-of-main", "p-of-main")
+	says("dev", "S", "s-of-dev", "p-of-dev")
+	has(w.wait(w.start(p, Start{Branch: "dev"})), "S", "s-of-dev", "p-of-dev")
+	says("dev", "T", "t-of-dev", "")
+	has(w.wait(w.start(p, Start{Branch: "dev"})), "T", "t-of-dev", "")
+	says("main", "U", "u-of-main", "")
+	has(w.wait(w.start(p, Start{})), "U", "u-of-main", "")
+	says("main", "S", secret.Encrypted, secret.Encrypted)
+	has(w.wait(w.start(p, Start{})), "S", "s-of-main", "p-of-main")
+	if got := overlaid(map[string]string{"password": "a", "password for": "b"}, map[string]string{"password": "c"}); len(got) != 1 {
+		t.Errorf("%v", got)
 	}
 }
 
