@@ -130,9 +130,9 @@ func (a *Access) Consent(ctx context.Context, by Actor, ask Ask) (code string, e
 		if _, err := tx.Exec(`DELETE FROM oauth_grants WHERE expires < ?`, db.Micros(tx.Now.Add(-GrantedLives))); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO oauth_grants (id, app, user_id, scopes, workspaces, ips, redirect, challenge, code, expires, until, created)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, uuid.NewString(), app.ID, by.User.ID, lists[0], lists[1], lists[2], ask.Redirect, ask.Challenge,
-			hash[:], db.Micros(tx.Now.Add(CodeLives)), db.Micros(n.Expires), db.Micros(tx.Now))
+		_, err := tx.Exec(`INSERT INTO oauth_grants (id, app, user_id, scopes, workspaces, ips, redirect, challenge, code, expires, until, created, token)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, uuid.NewString(), app.ID, by.User.ID, lists[0], lists[1], lists[2], ask.Redirect, ask.Challenge,
+			hash[:], db.Micros(tx.Now.Add(CodeLives)), db.Micros(n.Expires), db.Micros(tx.Now), by.Token.ID)
 		return err
 	})
 	if err != nil {

@@ -160,7 +160,7 @@ func (a *Access) AddEmail(ctx context.Context, by Actor, address string) (Email,
 		}
 		for _, e := range all {
 			if strings.EqualFold(e.Address, address) {
-				return errdefs.ErrAlreadyExists
+				return fmt.Errorf("is there already: %w", errdefs.ErrAlreadyExists)
 			}
 		}
 		_, err = tx.Exec(`INSERT INTO user_emails (user_id, email, created) VALUES (?, ?, ?)`, by.User.ID, address, tx.Now.UnixMicro())

@@ -61,7 +61,7 @@ func (p *Pipelines) StepAccount(ctx context.Context, by access.Actor, step strin
 		return a, of, err
 	}
 	if of, err = p.Account(ctx, by, id); err != nil {
-		return a, of, err
+		return a, of, unknownStep(err, step)
 	}
 	for _, s := range of.Steps {
 		if s.ID == step {

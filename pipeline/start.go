@@ -89,6 +89,7 @@ func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (comm
 	var inv project.Invalid
 	oneOf(&inv, "priority", string(in.Priority), "", "LOW", "NORMAL", "HIGH")
 	validateVariables(in.Variables, &inv)
+	inv.NoNUL("comment", in.Comment)
 	if in.PullRequest != "" {
 		return p.resolvePull(ctx, pr, in, inv)
 	}

@@ -2,6 +2,9 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
 
 	"slipway/access"
 	"slipway/db"
@@ -16,9 +19,18 @@ func (p *Pipelines) StreamLog(ctx context.Context, by access.Actor, step string,
 		return err
 	}
 	if _, err := p.step(ctx, by, x, step); err != nil {
-		return err
+		return unknownStep(err, step)
 	}
 	return p.logs.Stream(ctx, p.logs.Action(string(x), step), logs.Query{}, f)
+}
+
+// unknownStep is an error about a step that was asked for by its id: whose
+// execution is not seen does not hear of that one either.
+func unknownStep(err error, step string) error {
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("action execution %s: %w", step, errdefs.ErrNotFound)
+	}
+	return err
 }
 
 // executionOf is the execution that a step is of.

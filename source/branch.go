@@ -22,7 +22,7 @@ func (s *Sources) CreateBranch(ctx context.Context, by access.Actor, id project.
 	if err != nil {
 		return err
 	}
-	if !goodRef(heads + name) {
+	if !goodRef(heads+name) || name == "HEAD" || strings.HasPrefix(name, "refs/") { // they would be taken for something else
 		return &project.Invalid{Fields: []project.Field{{Path: "name", Kind: "format", Message: "is not the name of a branch"}}}
 	}
 	c, err := s.Resolve(ctx, p.ID, "", revision)
@@ -40,7 +40,7 @@ func (s *Sources) CreateBranch(ctx context.Context, by access.Actor, id project.
 		for ref := range refs {
 			// Git keeps a branch as a file: none is below another.
 			if ref == heads+name || strings.HasPrefix(ref, heads+name+"/") || strings.HasPrefix(heads+name, ref+"/") {
-				return fmt.Errorf("branch %s: %w", strings.TrimPrefix(ref, heads), errdefs.ErrAlreadyExists)
+				return fmt.Errorf("there is a branch %s already: %w", strings.TrimPrefix(ref, heads), errdefs.ErrAlreadyExists)
 			}
 		}
 		return s.updateRef(ctx, k, dir, heads+name, c.Revision, zeros)

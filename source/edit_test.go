@@ -242,7 +242,7 @@ func TestBranches(t *testing.T) {
 		t.Errorf("%+v %v", c, err)
 	}
 	for name, is := range map[string]func(error) bool{
-		"main": errdefs.IsAlreadyExists, "feature": errdefs.IsAlreadyExists, "feature/old/x": errdefs.IsAlreadyExists, "a..b": errdefs.IsInvalidArgument, "": errdefs.IsInvalidArgument,
+		"main": errdefs.IsAlreadyExists, "feature": errdefs.IsAlreadyExists, "feature/old/x": errdefs.IsAlreadyExists, "a..b": errdefs.IsInvalidArgument, "": errdefs.IsInvalidArgument, "HEAD": errdefs.IsInvalidArgument, "refs/heads/q": errdefs.IsInvalidArgument,
 	} {
 		if err := w.sources.CreateBranch(ctx, w.ann, p.ID, name, ""); !is(err) {
 			t.Errorf("make %q: %v", name, err)

@@ -284,11 +284,15 @@ func TestOAuthRefuses(t *testing.T) {
 func TestOAuthEnds(t *testing.T) {
 	t.Parallel()
 	a := newApplication(t)
-	give := func() *oauth2.Token {
+	code := func(token string) string {
 		t.Helper()
 		_, page := a.visit(a.conf.AuthCodeURL("s"))
-		res, _ := a.decide(page, a.token, "allow")
-		tok, err := a.conf.Exchange(t.Context(), a.back(res).Get("code"))
+		res, _ := a.decide(page, token, "allow")
+		return a.back(res).Get("code")
+	}
+	give := func(token string) *oauth2.Token {
+		t.Helper()
+		tok, err := a.conf.Exchange(t.Context(), code(token))
 		a.must(err)
 		return tok
 	}
@@ -303,7 +307,7 @@ func TestOAuthEnds(t *testing.T) {
 			t.Error("it can be refreshed")
 		}
 	}
-	one := give()
+	one := give(a.token)
 	id := ""
 	for _, e := range a.get(200, "GET", "/user/tokens", "")["access_tokens"].([]any) {
 		if m := e.(map[string]any); m["name"] == "CI & more" {
@@ -312,7 +316,17 @@ func TestOAuthEnds(t *testing.T) {
 	}
 	a.get(204, "DELETE", "/user/tokens/"+id, "")
 	ended(one)
-	two := give()
+	// So does what was given with a token that ends.
+	giver, token, err := a.rooms.Access.CreateToken(t.Context(), a.admin, access.NewToken{Name: "giver", Scopes: access.Scopes()})
+	a.must(err)
+	one = give(token)
+	open := code(token)
+	a.must(a.rooms.Access.DeleteToken(t.Context(), a.admin, giver.ID))
+	ended(one)
+	if _, err := a.conf.Exchange(t.Context(), open); err == nil {
+		t.Error("a code of a token that has ended is good")
+	}
+	two := give(a.token)
 	a.must(a.rooms.Access.DeleteApp(t.Context(), a.admin, a.conf.ClientID))
 	ended(two)
 }
