@@ -384,3 +384,22 @@ func TestDelay(t *testing.T) {
 		t.Errorf("delayed until %s", past.Delayed)
 	}
 }
+
+// How the pipelines of another project go is not told to who may not see them.
+func TestAfterSuccessOfAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	ctx := t.Context()
+	closed, err := w.projects.Create(ctx, w.admin, w.home.ID, project.New{Name: "closed"})
+	w.must(err)
+	theirs, err := w.Create(ctx, w.admin, closed.ID, Pipeline{Name: "good"})
+	w.must(err)
+	_, err = w.CreateAction(ctx, w.admin, theirs.ID, sh("true"), nil)
+	w.must(err)
+	w.expect(w.start(theirs, Start{}), "SUCCESSFUL SUCCESSFUL")
+	p := w.pipeline(Pipeline{}, when(sh("true"), Condition{Kind: afterSuccess, Project: "closed", Pipeline: "good"}))
+	w.expect(w.start(p, Start{}), "SUCCESSFUL SUCCESSFUL")
+	x, err := w.Start(ctx, w.member("dev@example.com", 2), p.ID, Start{})
+	w.must(err)
+	w.expect(x, `SUCCESSFUL SKIPPED(skipped: the trigger conditions are not met: SUCCESS_PIPELINE: there is no pipeline "good" in the project "closed")`)
+}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -83,7 +84,7 @@ func (h *handling) facts(ctx context.Context, s ActionExecution, changed func() 
 				f.Groups[c.Group] = is
 			case afterSuccess:
 				status, err := h.latest(tx, c)
-				if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsPermissionDenied(err) {
 					return err
 				}
 				if err == nil {
@@ -97,16 +98,25 @@ func (h *handling) facts(ctx context.Context, s ActionExecution, changed func() 
 
 // latest is the status of the last execution of the pipeline that a condition
 // names, in a project of the same workspace; without a project in the same one.
-func (h *handling) latest(tx *db.Tx, c Condition) (status Status, err error) {
-	name := c.Project
-	if name == "" {
-		name = h.project.Name
-	}
-	err = tx.QueryRow(`SELECT coalesce((SELECT e.status FROM executions e WHERE e.pipeline = p.id ORDER BY e.number DESC LIMIT 1), 'INITIAL')
-		FROM pipelines p JOIN projects j ON j.id = p.project
+// One of another project is there only if who started the execution may see how
+// it goes.
+func (h *handling) latest(tx *db.Tx, c Condition) (Status, error) {
+	var id ID
+	err := tx.QueryRow(`SELECT p.id FROM pipelines p JOIN projects j ON j.id = p.project
 		WHERE j.workspace = ? AND j.name = ? AND j.deleted IS NULL AND (p.name = ? OR p.identifier = ?) AND p.deleted IS NULL
-		ORDER BY p.name = ? DESC, p.id LIMIT 1`, h.x.Workspace, name, c.Pipeline, c.Pipeline, c.Pipeline).Scan(&status)
-	return status, err
+		ORDER BY p.name = ? DESC, p.id LIMIT 1`, h.x.Workspace, cmp.Or(c.Project, h.project.Name), c.Pipeline, c.Pipeline, c.Pipeline).Scan(&id)
+	if err != nil {
+		return "", db.NotFound(err, "pipeline %s", c.Pipeline)
+	}
+	pl, err := loadPipeline(tx, id)
+	if err != nil || pl.Project == h.x.Project {
+		return pl.LastStatus, err
+	}
+	by, err := access.As(tx, h.x.By, access.ExecutionInfo)
+	if err != nil {
+		return "", err
+	}
+	return pl.LastStatus, errors.Join(by.MayIn(pl.Workspace, string(pl.Project), access.ExecutionInfo), permit(by, pl, access.ExecutionInfo))
 }
 
 // difference is which files of an execution's commit are not as they were.
