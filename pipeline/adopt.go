@@ -218,7 +218,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 	}
 	one := c.h.copy(false)
 	c.run(ctx, judging, func(ctx context.Context) settled {
-		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{one.x.Commit, one.x.PullRequest})
+		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{one.x.Commit, one.x.PullRequest, one.x.By})
 		if err != nil {
 			d = &defined{err: err}
 		}

@@ -272,7 +272,7 @@ func TestFileOfAnotherBranch(t *testing.T) {
 	}
 	head, err := w.sources.Resolve(ctx, w.pr.ID, "", "HEAD")
 	w.must(err)
-	for of, want := range map[run]bool{{commit: head}: true, {head, "pull/1/head"}: false, {commit: dev}: false, {}: false} {
+	for of, want := range map[run]bool{{commit: head}: true, {commit: head, pull: "pull/1/head"}: false, {commit: dev}: false, {}: false} {
 		if w.holds(ctx, p, of) != want {
 			t.Errorf("%+v holds: %v", of, !want)
 		}
@@ -358,4 +358,35 @@ func TestDefinitionOfAnotherProject(t *testing.T) {
 	if _, err := w.Start(ctx, w.admin, p.ID, Start{}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("by who may not read it any more: %v", err)
 	}
+}
+
+// A file that names another project does not have it read for who may not read that.
+func TestFileNamesAnotherProject(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	ctx, by := t.Context(), w.member("m@example.com", 3) // of web, and not of defs
+	defs, err := w.projects.Create(ctx, w.admin, w.home.ID, project.New{Name: "defs"})
+	w.must(err)
+	text, err := json.Marshal(Definition{Actions: []Action{sh("true")}})
+	w.must(err)
+	_, err = w.sources.Write(ctx, w.admin, defs.ID, "main", "x.yml", text, "definition")
+	w.must(err)
+	w.file("main", Pipeline{DefinitionSource: remoteFile, Remote: Remote{Project: "defs", Path: "x.yml"}})
+	p := w.pipeline(ofFile(Pipeline{}))
+	w.expect(w.start(p, Start{}), "SUCCESSFUL SUCCESSFUL")
+	_, err = w.Start(ctx, by, p.ID, Start{})
+	if bad, ok := project.AsInvalid(err); !ok || !strings.Contains(bad.Fields[0].Message, `the file says remote_project_name "defs": there is no project`) {
+		t.Errorf("by who may not read it: %v", err)
+	}
+	w.admin, by = by, w.admin // who pushes
+	x := w.wait(w.push("main"))
+	w.admin, by = by, w.admin
+	if x.Status != Failed || !strings.Contains(x.Problem, "who started the run may not read its repository") {
+		t.Errorf("%s: %s", w.words(x), x.Problem)
+	}
+	// What the pipeline itself names its owner has had read.
+	w.must(updateOnly(w, p.ID, func(n *Pipeline) { n.Remote = Remote{Project: "defs", Path: "y.yml"}; n.DefinitionSource = remoteFile }))
+	x, err = w.Start(ctx, by, p.ID, Start{})
+	w.must(err)
+	w.expect(x, "SUCCESSFUL SUCCESSFUL")
 }

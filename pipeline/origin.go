@@ -106,6 +106,17 @@ func (p Pipeline) origins() map[string]GitConfig {
 	return m
 }
 
+// names tells whether the pipeline, and so who may change it, says that a definition
+// is in a project; its own one needs no saying.
+func (p Pipeline) names(project string) bool {
+	for _, o := range p.origins() {
+		if o.Project == project {
+			return true
+		}
+	}
+	return project == ""
+}
+
 // mayDefine tells whether the actor may have the definition of a pipeline be where
 // n says: in projects whose repositories it may read. What was so before stays: was
 // are the origins of then.
@@ -168,6 +179,8 @@ type origin struct {
 	commit  string // if it is known; the project is the own one then
 	paths   []string
 	with    []Parameter
+	theirs  bool  // only a file names the project: by must be allowed to read it, too
+	by      int64 // user who started the run
 }
 
 // file is where the definition is by git_config_ref, for an execution of a commit.
@@ -223,6 +236,7 @@ func (p *Pipelines) defineWithin(ctx context.Context, patience time.Duration, pl
 type run struct {
 	commit *source.Commit // nil without one
 	pull   string         // the ref of the pull request that it is of, "" of none
+	by     int64          // user who started it
 }
 
 // holds tells whether what the file of a run says of variables and permissions is
@@ -250,7 +264,11 @@ func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, 
 			d.notes = append(d.notes, "actions beside definition_source REMOTE have no effect: those of the template are run")
 		}
 		d.Actions = nil
-		if err := p.readFrom(ctx, pl, d, d.Pipeline.template()); err != nil {
+		o := d.Pipeline.template()
+		if !pl.names(o.project) {
+			o.theirs, o.by = true, of.by
+		}
+		if err := p.readFrom(ctx, pl, d, o); err != nil {
 			return nil, err
 		}
 	}
@@ -322,7 +340,16 @@ func (p *Pipelines) open(ctx context.Context, own Pipeline, o origin) (f found, 
 	}
 	at := "commit " + short(hash)
 	if o.at != "git_config_ref" {
-		if in, err = p.definitionProject(ctx, own, o.project); err != nil {
+		if o.theirs {
+			_, err := p.definitionProject(ctx, own, o.by, o.project)
+			if errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err) {
+				return f, bad("unknown", "the file says remote_project_name %[1]q: there is no project %[1]q in the workspace, or who started the run may not read its repository; the pipeline itself may name it", o.project)
+			}
+			if err != nil {
+				return f, err
+			}
+		}
+		if in, err = p.definitionProject(ctx, own, cmp.Or(own.DefinedBy, own.CreatedBy), o.project); err != nil {
 			if errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err) {
 				return f, bad("unknown", "there is no project %q in the workspace, or who said that the definition is there may not read its repository", o.project)
 			}
@@ -378,11 +405,10 @@ func (p *Pipelines) head(ctx context.Context, in project.ID, ref string) (*sourc
 	return p.sources.Resolve(ctx, in, "", ref)
 }
 
-// definitionProject finds the project of a definition, in the name of who said that
-// it is there.
-func (p *Pipelines) definitionProject(ctx context.Context, own Pipeline, name string) (id project.ID, err error) {
+// definitionProject finds the project of a definition, in the name of a user.
+func (p *Pipelines) definitionProject(ctx context.Context, own Pipeline, user int64, name string) (id project.ID, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
-		by, err := access.As(tx, cmp.Or(own.DefinedBy, own.CreatedBy), access.ProjectRead, access.RepositoryRead)
+		by, err := access.As(tx, user, access.ProjectRead, access.RepositoryRead)
 		if err != nil {
 			return err
 		}

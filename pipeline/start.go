@@ -59,7 +59,7 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	}
 	var d *defined
 	if pl.outside() && !pl.Disabled {
-		if d, err = p.defineWithin(ctx, askedPatience, pl, run{commit, in.PullRequest}); err != nil {
+		if d, err = p.defineWithin(ctx, askedPatience, pl, run{commit, in.PullRequest, by.User.ID}); err != nil {
 			return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 		}
 	}
