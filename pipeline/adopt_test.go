@@ -390,3 +390,34 @@ func TestFileNamesAnotherProject(t *testing.T) {
 	w.must(err)
 	w.expect(x, "SUCCESSFUL SUCCESSFUL")
 }
+
+// A definition has so many actions, and one start makes so many.
+func TestManyActions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	many := make([]Action, maxActions+1)
+	for i := range many {
+		many[i] = sh("true")
+		many[i].Name = fmt.Sprint("a", i)
+	}
+	const want = "there are 201, and a definition has at most 200"
+	if _, err := w.Import(t.Context(), w.admin, w.pr.ID, "test", []Definition{{Pipeline{Name: "x"}, many}}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("import: %v", err)
+	}
+	w.file("main", Pipeline{}, many...)
+	p := w.pipeline(ofFile(Pipeline{}))
+	_, err := w.Start(t.Context(), w.admin, p.ID, Start{})
+	if bad, ok := project.AsInvalid(err); !ok || !strings.Contains(bad.Fields[0].Message, want) {
+		t.Errorf("a file: %v", err)
+	}
+	looped := Pipeline{Name: "looped", Loop: []string{"L"}, Variables: []Variable{{Key: "L", Value: strings.Repeat("x,", maxRuns-1) + "x"}}}
+	w.must(w.db.Read(t.Context(), func(tx *db.Tx) error {
+		for n, want := range map[int]string{20: "", 21: "loop: 100 runs of 21 actions are 2100, and one start makes at most 2000 actions: take fewer values of L"} {
+			l, refused, err := w.startRounds(tx, adopted{pipeline: looped, actions: many[:n]}, Start{})
+			if err != nil || refused != want || (want == "") != (len(l) == maxRuns) {
+				t.Errorf("%d actions: %d rounds, %q, %v", n, len(l), refused, err)
+			}
+		}
+		return nil
+	}))
+}

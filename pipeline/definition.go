@@ -22,6 +22,17 @@ type Definition struct {
 	Actions  []Action
 }
 
+// maxActions bounds the actions of a definition.
+const maxActions = 200
+
+func (d Definition) bounded() error {
+	var inv project.Invalid
+	if n := len(d.Actions); n > maxActions {
+		inv.Add("actions", "maximum", fmt.Sprintf("there are %d, and a definition has at most %d", n, maxActions))
+	}
+	return inv.Err()
+}
+
 // Imported is what became of a definition.
 type Imported struct {
 	Pipeline Pipeline
@@ -100,6 +111,9 @@ func (p *Pipelines) Import(ctx context.Context, by access.Actor, in project.ID, 
 func (b *Batch) define(dialect string, d Definition) (done Imported, err error) {
 	all, err := b.List()
 	if err != nil {
+		return done, err
+	}
+	if err := d.bounded(); err != nil {
 		return done, err
 	}
 	if len(d.Actions) > 0 {

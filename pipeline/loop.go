@@ -57,6 +57,9 @@ func combinations(loop []string, vars map[string]string) ([]map[string]string, e
 // maxRuns bounds how many executions the loop of a pipeline starts.
 const maxRuns = 100
 
+// maxSteps bounds how many actions these have together.
+const maxSteps = 2000
+
 // rounds are the executions that one start of a pipeline makes: one, or one for
 // each combination of the values of the variables of its loop, with these in the
 // place of that start's own.
@@ -77,6 +80,8 @@ func (p *Pipelines) rounds(tx *db.Tx, a adopted, in Start) (l [][]Variable, err 
 		return nil, fatal("loop: there are no values of %s to run the pipeline with", strings.Join(pl.Loop, ", "))
 	case len(all) > maxRuns:
 		return nil, fatal("loop: there are %d combinations of the values of %s, and one start makes at most %d runs", len(all), strings.Join(pl.Loop, ", "), maxRuns)
+	case len(all)*len(a.actions) > maxSteps:
+		return nil, fatal("loop: %d runs of %d actions are %d, and one start makes at most %d actions: take fewer values of %s", len(all), len(a.actions), len(all)*len(a.actions), maxSteps, strings.Join(pl.Loop, ", "))
 	}
 	for _, r := range all {
 		vs := slices.DeleteFunc(slices.Clone(given), func(w Variable) bool { _, is := r[w.Key]; return is })

@@ -293,6 +293,9 @@ func (p *Pipelines) readFrom(ctx context.Context, own Pipeline, d *defined, o or
 	if err != nil {
 		return f.wrong("", err)
 	}
+	if err := now.bounded(); err != nil {
+		return f.wrong("", err)
+	}
 	for _, name := range ignored {
 		d.notes = append(d.notes, fmt.Sprintf("%s: %s is not known here, and has no effect", f.name, name))
 	}
