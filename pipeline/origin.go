@@ -272,11 +272,31 @@ func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, 
 			return nil, err
 		}
 	}
+	if len(d.Actions) == 0 {
+		return nil, d.idle()
+	}
 	if !d.holds && (pl.VariablesByYAML || pl.PermissionsByYAML) {
 		d.notes = append(d.notes, "variables and permissions of the pipeline itself stay as they are: this run is not of the last commit of the default branch")
 	}
 	return d, nil
 }
+
+// idle is what is wrong with a definition without actions: a run of it would be
+// successful and do nothing.
+func (d *defined) idle() error {
+	text := "there are none"
+	for _, n := range d.notes {
+		if strings.Contains(n, notKnown) { // it may be how they are written
+			text += "; " + n
+		}
+	}
+	var inv project.Invalid
+	inv.Add("actions", "required", text)
+	return d.from.wrong("", inv.Err())
+}
+
+// notKnown is said of members that are no ones.
+const notKnown = "is not known here"
 
 // readFrom adds to a definition what a file says; own is the pipeline of the
 // store.
@@ -297,7 +317,7 @@ func (p *Pipelines) readFrom(ctx context.Context, own Pipeline, d *defined, o or
 		return f.wrong("", err)
 	}
 	for _, name := range ignored {
-		d.notes = append(d.notes, fmt.Sprintf("%s: %s is not known here, and has no effect", f.name, name))
+		d.notes = append(d.notes, fmt.Sprintf("%s: %s %s, and has no effect", f.name, name, notKnown))
 	}
 	if l := now.Pipeline.keep(own, before, o.with == nil); len(l) > 0 {
 		d.notes = append(d.notes, fmt.Sprintf("%s: %s have no effect in a file: what the pipeline itself says holds", f.name, strings.Join(l, ", ")))

@@ -205,6 +205,16 @@ func TestRemoteDefinition(t *testing.T) {
 	}
 }
 
+// A file that has no actions, perhaps because the word for them is written wrong,
+// makes no run that is successful.
+func TestDefinitionOfNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	path := w.project("web", "buddy.yml", "- pipeline: live-mirror\n  acitons:\n    - action: A"+run+"exit 1\n")
+	w.get(200, "PATCH", path, `{"git_config_ref":"DYNAMIC"}`)
+	w.refused(path, "", "buddy.yml at commit ", "actions: there are none", "acitons is not known here")
+}
+
 // Variables and permissions are those of the file if the pipeline says so; hidden
 // values stay hidden, and settable ones keep what runs gave them.
 func TestManagedByYAML(t *testing.T) {
