@@ -11,6 +11,7 @@ import (
 	"slipway/access"
 	"slipway/db"
 	"slipway/event"
+	"slipway/secret"
 )
 
 // adopted is what an execution gets of its pipeline: a definition with the rows of
@@ -67,7 +68,54 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 			}
 		}
 	}
+	if err := dropGone(tx, pl, maxGone); err != nil {
+		return a, err
+	}
 	return a, inOrder(tx, pl.ID, order)
+}
+
+// maxGone is how many actions a pipeline keeps the rows of, and so their ids, that
+// its file has no more: another file may.
+const maxGone = 100
+
+// dropGone removes actions that the file has no more, with their secrets: all but the
+// newest, and but those of executions that are not at their end; with keep 0 really
+// all.
+func dropGone(tx *db.Tx, pl Pipeline, keep int) error {
+	rows, err := tx.Query(`SELECT a.id FROM actions a WHERE a.pipeline = ?1 AND a.gone = 1 AND (?2 = 0
+		OR a.id NOT IN (SELECT n.id FROM actions n WHERE n.pipeline = ?1 AND n.gone = 1 ORDER BY n.id DESC LIMIT ?2)
+		AND NOT EXISTS (SELECT 1 FROM action_executions s JOIN executions e ON e.id = s.execution
+			WHERE s.action = a.id AND e.status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')))`, pl.ID, keep)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var l []ActionID
+	for rows.Next() {
+		var id ActionID
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		l = append(l, id)
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	_ = rows.Close()
+	for _, id := range l {
+		if err := deleteAction(tx, pl, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteAction removes an action with its secrets.
+func deleteAction(tx *db.Tx, pl Pipeline, id ActionID) error {
+	if _, err := tx.Exec(`DELETE FROM actions WHERE id = ?`, id); err != nil {
+		return err
+	}
+	return secret.Drop(tx, secret.Scope{Workspace: pl.Workspace, Action: int64(id)})
 }
 
 // adoptRow gives the pipeline in the store what the file is to manage of it, if the

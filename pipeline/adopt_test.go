@@ -421,3 +421,59 @@ func TestManyActions(t *testing.T) {
 		return nil
 	}))
 }
+
+// Of actions that no file has any more some are kept, with what is secret of them, and
+// those that still run.
+func TestActionsThatAreGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	ctx := t.Context()
+	named := func(name, words string) Action {
+		a := sh(words)
+		a.Name = name
+		return a
+	}
+	w.file("main", Pipeline{Concurrent: true}, named("running", "block"))
+	p := w.pipeline(ofFile(Pipeline{Concurrent: true}))
+	x := w.start(p, Start{})
+	id := w.blocked(x)
+	many := make([]Action, maxGone+10)
+	for i := range many {
+		many[i] = named(fmt.Sprint("a", i), "true")
+		many[i].Disabled = true
+	}
+	w.file("main", Pipeline{Concurrent: true}, many...)
+	w.wait(w.start(p, Start{}))
+	oldest := w.actionsOf(p)[0]
+	_, err := w.secrets.CreateVariable(ctx, w.admin, secret.Variable{
+		Key: "S", Value: "s", Encrypted: true, Scope: secret.Scope{Workspace: w.home.ID, Project: w.pr.ID, Pipeline: int64(p.ID), Action: int64(oldest.ID)},
+	})
+	w.must(err)
+	count := func(query string, args ...any) (n int) {
+		t.Helper()
+		w.must(w.db.Read(ctx, func(tx *db.Tx) error { return tx.QueryRow(query, args...).Scan(&n) }))
+		return n
+	}
+	const rows = `SELECT COUNT(*) FROM actions WHERE pipeline = ? AND gone = 1`
+	w.file("main", Pipeline{Concurrent: true}, named("last", "true"))
+	w.wait(w.start(p, Start{}))
+	if n := count(rows, p.ID); n != maxGone+1 {
+		t.Errorf("%d are kept", n)
+	}
+	if n := count(`SELECT COUNT(*) FROM actions WHERE id = ?`, x.Steps[0].Action.ID); n != 1 {
+		t.Error("the one that runs is not")
+	}
+	if n := count(`SELECT COUNT(*) FROM variables`); n != 0 {
+		t.Errorf("%d secrets of those that are not", n)
+	}
+	w.must(updateOnly(w, p.ID, func(n *Pipeline) { n.Priority = High }))
+	if n := count(rows, p.ID); n != maxGone+1 {
+		t.Errorf("%d after another change", n)
+	}
+	w.must(updateOnly(w, p.ID, func(n *Pipeline) { n.GitConfigRef = "" }))
+	if n := count(rows, p.ID); n != 0 {
+		t.Errorf("%d when the definition is in no file", n)
+	}
+	w.eng.Release(id)
+	w.expect(x, "SUCCESSFUL SUCCESSFUL")
+}

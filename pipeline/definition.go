@@ -12,7 +12,6 @@ import (
 	"slipway/access"
 	"slipway/db"
 	"slipway/project"
-	"slipway/secret"
 )
 
 // Definition is a pipeline with its actions, as code has it: ids, states and
@@ -213,10 +212,7 @@ func (b *Batch) defineActions(dialect string, pl Pipeline, want []Action) error 
 		if err := permitAction(b.by, pl, old, access.ExecutionManage); err != nil {
 			return err
 		}
-		if _, err := b.tx.Exec(`DELETE FROM actions WHERE id = ?`, old.ID); err != nil {
-			return err
-		}
-		if err := secret.Drop(b.tx, secret.Scope{Workspace: pl.Workspace, Action: int64(old.ID)}); err != nil {
+		if err := deleteAction(b.tx, pl, old.ID); err != nil {
 			return err
 		}
 	}

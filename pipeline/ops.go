@@ -241,6 +241,11 @@ func (p *Pipelines) updateIn(tx *db.Tx, id ID, change func(*Pipeline) error) (Pi
 	if err := p.arm(tx, &old, n); err != nil {
 		return Pipeline{}, err
 	}
+	if old.outside() && !n.outside() { // no file can have them any more
+		if err := dropGone(tx, n, 0); err != nil {
+			return Pipeline{}, err
+		}
+	}
 	return n, p.seal(tx, "pipelines", id.row(), secrets, int64(id))
 }
 
