@@ -1,12 +1,14 @@
 package doctor
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"slipway/access"
 	"slipway/db"
+	"slipway/engine/local"
 	"slipway/project"
 )
 
@@ -40,7 +42,17 @@ func TestDeepFollowsTags(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	l := Deep(t.Context(), file, filepath.Join(dir, "engine"))
+	at := filepath.Join(dir, "engine")
+	t.Cleanup(func() { // the look has left a mount and handlers, as that at a server's does
+		e, err := local.Open(context.Background(), local.Options{Dir: at})
+		if err == nil {
+			err = e.Wipe(context.Background())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	l := Deep(t.Context(), file, at)
 	if len(l) != 2 || l[0].Level != Good || l[1].Level != Missing || !strings.Contains(l[1].Says, "the tag team/web:v1") {
 		t.Errorf("%+v", l)
 	}
