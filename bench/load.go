@@ -34,7 +34,7 @@ func (b *bench) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.rows = append(b.rows, row{"reads by 64 connections (GET of a pipeline)", "-", "≥ 3000 /s", rate, 0, "/s", 0, rate >= 3000})
+	b.rows = append(b.rows, atLeast("reads by 64 connections (GET of a pipeline)", rate, 3000, "/s"))
 	took, rate, err := b.hammer(ctx, func(c *cli.Client, i, nth int) error {
 		return c.Do(ctx, "PATCH", at[i], map[string]any{"description": fmt.Sprint("change ", nth)}, nil)
 	})
@@ -43,8 +43,8 @@ func (b *bench) load(ctx context.Context) error {
 	}
 	p99 := ms(percentile(took, 99))
 	b.rows = append(b.rows,
-		row{"writes by 64 connections (PATCH of a pipeline), each on disk", "-", "≥ 500 /s", rate, 0, "/s", 0, rate >= 500},
-		row{"the slowest hundredth of them (p99)", "-", "≤ 100 ms", p99, 0, "ms", 0, p99 <= 100})
+		atLeast("writes by 64 connections (PATCH of a pipeline), each on disk", rate, 500, "/s"),
+		atMost("the slowest hundredth of them (p99)", p99, 100, "ms"))
 	return nil
 }
 
@@ -141,6 +141,6 @@ func (b *bench) queue(ctx context.Context) error {
 		last = begun
 	}
 	p99 := ms(percentile(took, 99))
-	b.rows = append(b.rows, row{"GET of an execution while 1,000 are queued and run in order (p99)", "-", "≤ 20 ms", p99, 0, "ms", 0, p99 <= 20})
+	b.rows = append(b.rows, atMost("GET of an execution while 1,000 are queued and run in order (p99)", p99, 20, "ms"))
 	return nil
 }

@@ -31,6 +31,15 @@ type row struct {
 	met                  bool
 }
 
+// atMost and atLeast are rows of what has no peer, with a bound of its own.
+func atMost(what string, is, most float64, unit string) row {
+	return row{what: what, beside: "-", target: fmt.Sprintf("≤ %g %s", most, unit), ours: is, unit: unit, met: is <= most}
+}
+
+func atLeast(what string, is, least float64, unit string) row {
+	return row{what: what, beside: "-", target: fmt.Sprintf("≥ %g %s", least, unit), ours: is, unit: unit, met: is >= least}
+}
+
 // bench is everything that is measured, up and running.
 type bench struct {
 	programs

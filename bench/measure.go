@@ -172,7 +172,7 @@ func (b *bench) action(ctx context.Context) error {
 	b.compare("run action `true` in a pipeline of 20, per action", "`docker run --rm`", ours, docker, "ms", 0.20)
 	b.compare("the same", "`runc run` of the same bundle", ours, runc, "ms", 2.0)
 	more := median(ours) - median(runc)
-	b.rows = append(b.rows, row{"what is more than `runc run` of the same bundle", "-", "≤ 25 ms", more, 0, "ms", 0, more <= 25})
+	b.rows = append(b.rows, atMost("what is more than `runc run` of the same bundle", more, 25, "ms"))
 	return nil
 }
 
@@ -280,7 +280,7 @@ func (b *bench) start(ctx context.Context) error {
 		}
 	}
 	m := median(ours)
-	b.rows = append(b.rows, row{"start of `serve` to ready, empty data directory", "-", "≤ 500 ms", m, 0, "ms", 0, m <= 500})
+	b.rows = append(b.rows, atMost("start of `serve` to ready, empty data directory", m, 500, "ms"))
 	return nil
 }
 
@@ -353,7 +353,7 @@ func (b *bench) services(ctx context.Context) error {
 	}
 	settle(ctx, 10*time.Second)
 	each := (with - pss(b.oursPids()...)) / n * 1.048576
-	b.rows = append(b.rows, row{"and for each hosted service, its own program included", "-", "≤ 4 MB", each, 0, "MB", 0, each <= 4})
+	b.rows = append(b.rows, atMost("and for each hosted service, its own program included", each, 4, "MB"))
 	return nil
 }
 

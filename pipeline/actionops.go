@@ -5,12 +5,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/containerd/errdefs"
-
 	"slipway/access"
 	"slipway/db"
 	"slipway/project"
-	"slipway/secret"
 )
 
 // CreateAction adds an action behind the one that after names: nil is the end,
@@ -199,14 +196,7 @@ func (p *Pipelines) DeleteAction(ctx context.Context, by access.Actor, id ID, ac
 		if err := mayChange(tx, by, pl, action); err != nil {
 			return err
 		}
-		n, err := tx.Exec(`DELETE FROM actions WHERE id = ? AND pipeline = ?`, action, id)
-		if err == nil && n == 0 {
-			err = fmt.Errorf("action %d of pipeline %d: %w", action, id, errdefs.ErrNotFound)
-		}
-		if err != nil {
-			return err
-		}
-		return secret.Drop(tx, secret.Scope{Workspace: pl.Workspace, Action: int64(action)})
+		return deleteAction(tx, pl, action)
 	})
 	if err != nil {
 		return fmt.Errorf("delete action %d: %w", action, err)
@@ -219,23 +209,10 @@ func place(tx *db.Tx, pl ID, a ActionID, after *ActionID) error {
 	if after == nil || *after == a {
 		return nil
 	}
-	rows, err := tx.Query(`SELECT id FROM actions WHERE pipeline = ? AND id <> ? ORDER BY position, id`, pl, a)
+	l, err := db.Column[ActionID](tx, `SELECT id FROM actions WHERE pipeline = ? AND id <> ? ORDER BY position, id`, pl, a)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	var l []ActionID
-	for rows.Next() {
-		var id ActionID
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		l = append(l, id)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	_ = rows.Close()
 	at := 0
 	if *after != 0 {
 		if at = slices.Index(l, *after) + 1; at == 0 {

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/containerd/errdefs"
+
 	"slipway/access"
 	"slipway/db"
 	"slipway/event"
@@ -82,26 +84,13 @@ const maxGone = 100
 // newest, and but those of executions that are not at their end; with keep 0 really
 // all.
 func dropGone(tx *db.Tx, pl Pipeline, keep int) error {
-	rows, err := tx.Query(`SELECT a.id FROM actions a WHERE a.pipeline = ?1 AND a.gone = 1 AND (?2 = 0
+	l, err := db.Column[ActionID](tx, `SELECT a.id FROM actions a WHERE a.pipeline = ?1 AND a.gone = 1 AND (?2 = 0
 		OR a.id NOT IN (SELECT n.id FROM actions n WHERE n.pipeline = ?1 AND n.gone = 1 ORDER BY n.id DESC LIMIT ?2)
 		AND NOT EXISTS (SELECT 1 FROM action_executions s JOIN executions e ON e.id = s.execution
 			WHERE s.action = a.id AND e.status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')))`, pl.ID, keep)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	var l []ActionID
-	for rows.Next() {
-		var id ActionID
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		l = append(l, id)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	_ = rows.Close()
 	for _, id := range l {
 		if err := deleteAction(tx, pl, id); err != nil {
 			return err
@@ -110,9 +99,13 @@ func dropGone(tx *db.Tx, pl Pipeline, keep int) error {
 	return nil
 }
 
-// deleteAction removes an action with its secrets.
+// deleteAction removes an action of the pipeline with its secrets.
 func deleteAction(tx *db.Tx, pl Pipeline, id ActionID) error {
-	if _, err := tx.Exec(`DELETE FROM actions WHERE id = ?`, id); err != nil {
+	n, err := tx.Exec(`DELETE FROM actions WHERE id = ? AND pipeline = ?`, id, pl.ID)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("action %d of pipeline %d: %w", id, pl.ID, errdefs.ErrNotFound)
+	}
+	if err != nil {
 		return err
 	}
 	return secret.Drop(tx, secret.Scope{Workspace: pl.Workspace, Action: int64(id)})

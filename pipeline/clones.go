@@ -272,20 +272,9 @@ func (r *Runner) tidyFiles(ctx context.Context, id ID) error {
 // that were kept long enough.
 func (r *Runner) TidyFiles(ctx context.Context) error {
 	var ids []ID
-	err := r.p.db.Read(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(`SELECT DISTINCT pipeline FROM pipeline_volumes`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var id ID
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			ids = append(ids, id)
-		}
-		return rows.Err()
+	err := r.p.db.Read(ctx, func(tx *db.Tx) (err error) {
+		ids, err = db.Column[ID](tx, `SELECT DISTINCT pipeline FROM pipeline_volumes`)
+		return err
 	})
 	errs := []error{err}
 	for _, id := range ids {

@@ -61,7 +61,9 @@ const (
 	writtenMax  = 10
 )
 
-func (s BuiltStep) base() bool { return strings.HasPrefix(s.Text, "FROM ") }
+func (s BuiltStep) base() bool { return beginsStage(s.Text) }
+
+func beginsStage(instruction string) bool { return strings.HasPrefix(instruction, "FROM ") }
 
 // Counts tells whether it is among the steps that the cache can have: the begin
 // of a stage is not.
@@ -101,7 +103,7 @@ func builtOf(spec engine.BuildSpec, r engine.BuildResult) *Built {
 // firstMiss is the place of the first step that was done though all that it takes
 // was there; -1 if the cache had all.
 func firstMiss(list []engine.BuildStep) int {
-	base := func(s engine.BuildStep) bool { return strings.HasPrefix(s.Text, "FROM ") }
+	base := func(s engine.BuildStep) bool { return beginsStage(s.Text) }
 	for i, s := range list {
 		if !s.Cached && !base(s) && !slices.ContainsFunc(s.After, func(a int) bool { return !list[a].Cached && !base(list[a]) }) {
 			return i

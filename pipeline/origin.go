@@ -206,10 +206,11 @@ func (p Pipeline) template() origin {
 // defined is a definition as it was read from a file.
 type defined struct {
 	Definition
-	from  found    // the file, the last one if it is a template
-	holds bool     // the pipeline of the store is to have its variables and permissions
-	notes []string // what of it has no effect; they become lines of the log
-	err   error    // instead
+	from    found    // the file, the last one if it is a template
+	holds   bool     // the pipeline of the store is to have its variables and permissions
+	notes   []string // what of it has no effect; they become lines of the log
+	unknown []string // those of the notes that are about members that nobody knows
+	err     error    // instead
 }
 
 // How long an outside repository that is asked for a definition may keep waiting who
@@ -243,8 +244,11 @@ type run struct {
 // for the pipeline itself: who may commit to some branch need not be one who may
 // change the pipeline. A default branch that cannot be told is another one.
 func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
-	if of.pull != "" || pl.GitConfigRef != dynamicFile {
-		return of.pull == ""
+	if of.pull != "" {
+		return false
+	}
+	if pl.GitConfigRef != dynamicFile { // the file is at one place, whatever the run is of
+		return true
 	}
 	head, err := p.head(ctx, pl.Project, "")
 	return err == nil && head != nil && of.commit != nil && head.Revision == of.commit.Revision
@@ -284,19 +288,11 @@ func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, 
 // idle is what is wrong with a definition without actions: a run of it would be
 // successful and do nothing.
 func (d *defined) idle() error {
-	text := "there are none"
-	for _, n := range d.notes {
-		if strings.Contains(n, notKnown) { // it may be how they are written
-			text += "; " + n
-		}
-	}
 	var inv project.Invalid
-	inv.Add("actions", "required", text)
+	// They may be written by a name that is none.
+	inv.Add("actions", "required", strings.Join(append([]string{"there are none"}, d.unknown...), "; "))
 	return d.from.wrong("", inv.Err())
 }
-
-// notKnown is said of members that are no ones.
-const notKnown = "is not known here"
 
 // readFrom adds to a definition what a file says; own is the pipeline of the
 // store.
@@ -317,7 +313,8 @@ func (p *Pipelines) readFrom(ctx context.Context, own Pipeline, d *defined, o or
 		return f.wrong("", err)
 	}
 	for _, name := range ignored {
-		d.notes = append(d.notes, fmt.Sprintf("%s: %s %s, and has no effect", f.name, name, notKnown))
+		note := fmt.Sprintf("%s: %s is not known here, and has no effect", f.name, name)
+		d.notes, d.unknown = append(d.notes, note), append(d.unknown, note)
 	}
 	if l := now.Pipeline.keep(own, before, o.with == nil); len(l) > 0 {
 		d.notes = append(d.notes, fmt.Sprintf("%s: %s have no effect in a file: what the pipeline itself says holds", f.name, strings.Join(l, ", ")))
@@ -352,80 +349,106 @@ func (f found) wrong(what string, err error) error {
 	return inv.Err()
 }
 
+// wrong says what is wrong with the place.
+func (o origin) wrong(kind, format string, a ...any) error {
+	var inv project.Invalid
+	inv.Add(o.at, kind, fmt.Sprintf(format, a...))
+	return inv.Err()
+}
+
 // open finds the file of a definition.
-func (p *Pipelines) open(ctx context.Context, own Pipeline, o origin) (f found, err error) {
-	in, hash := own.Project, o.commit
-	f.at = o.at
-	bad := func(kind, format string, a ...any) error {
-		var inv project.Invalid
-		inv.Add(o.at, kind, fmt.Sprintf(format, a...))
-		return inv.Err()
-	}
-	at := "commit " + short(hash)
-	if o.at != "git_config_ref" {
-		if o.theirs {
-			_, err := p.definitionProject(ctx, own, o.by, o.project)
-			if errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err) {
-				return f, bad("unknown", "the file says remote_project_name %[1]q: there is no project %[1]q in the workspace, or who started the run may not read its repository; the pipeline itself may name it", o.project)
-			}
-			if err != nil {
-				return f, err
-			}
-		}
-		if in, err = p.definitionProject(ctx, own, cmp.Or(own.DefinedBy, own.CreatedBy), o.project); err != nil {
-			if errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err) {
-				return f, bad("unknown", "there is no project %q in the workspace, or who said that the definition is there may not read its repository", o.project)
-			}
-			return f, err
-		}
-		c, err := p.head(ctx, in, o.ref)
-		where := cmp.Or(o.ref, "its default branch")
-		switch {
-		case errdefs.IsNotFound(err):
-			return f, bad("unknown", "there is no %s in the repository of project %s", where, cmp.Or(o.project, "the pipeline"))
-		case errdefs.IsUnavailable(err):
-			return f, bad("unavailable", "%v", err)
-		case err != nil:
-			return f, bad("format", "%s of project %s: %v", where, cmp.Or(o.project, "the pipeline"), err)
-		}
-		hash, at = "", where
-		if c != nil {
-			hash = c.Revision
-			at = fmt.Sprintf("%s (commit %s)", where, short(hash))
-		}
-		if o.project != "" {
-			at += " of project " + o.project
-		}
-	}
-	if hash == "" {
-		return f, bad("unknown", "the repository has no commit yet, and so no file with the definition")
+func (p *Pipelines) open(ctx context.Context, own Pipeline, o origin) (found, error) {
+	t, err := p.look(ctx, own, o)
+	if err != nil {
+		return found{}, err
 	}
 	for _, path := range o.paths {
-		text, err := p.sources.File(ctx, in, hash, path)
-		switch {
-		case errdefs.IsNotFound(err):
+		text, err := p.sources.File(ctx, t.project, t.commit, path)
+		if errdefs.IsNotFound(err) {
 			continue
-		case err != nil:
-			if _, ok := project.AsInvalid(err); ok || errdefs.IsOutOfRange(err) {
-				return f, bad("format", "%s: %v", path, err)
-			}
-			if errdefs.IsUnavailable(err) || errdefs.IsFailedPrecondition(err) {
-				return f, bad("unavailable", "%s: %v", path, err)
-			}
-			return f, fmt.Errorf("read %s: %w", path, err)
 		}
-		f.name, f.text = strings.Trim(path, "/")+" at "+at, text
-		return f, nil
+		if err != nil {
+			return found{}, o.unreadable(path, err)
+		}
+		return found{at: o.at, name: strings.Trim(path, "/") + " at " + t.name, text: text}, nil
 	}
-	return f, bad("unknown", "there is no file %s at %s", strings.Join(o.paths, ", "), at)
+	return found{}, o.wrong("unknown", "there is no file %s at %s", strings.Join(o.paths, ", "), t.name)
+}
+
+// unreadable says why a file that is there could not be read.
+func (o origin) unreadable(path string, err error) error {
+	if _, ok := project.AsInvalid(err); ok || errdefs.IsOutOfRange(err) {
+		return o.wrong("format", "%s: %v", path, err)
+	}
+	if errdefs.IsUnavailable(err) || errdefs.IsFailedPrecondition(err) {
+		return o.wrong("unavailable", "%s: %v", path, err)
+	}
+	return fmt.Errorf("read %s: %w", path, err)
+}
+
+// tree is the commit whose files a definition is among.
+type tree struct {
+	project project.ID
+	commit  string
+	name    string // for people
+}
+
+// look finds the commit of an origin.
+func (p *Pipelines) look(ctx context.Context, own Pipeline, o origin) (t tree, err error) {
+	if o.at == "git_config_ref" {
+		t = tree{own.Project, o.commit, "commit " + short(o.commit)}
+	} else if t, err = p.lookAt(ctx, own, o); err != nil {
+		return t, err
+	}
+	if t.commit == "" {
+		return t, o.wrong("unknown", "the repository has no commit yet, and so no file with the definition")
+	}
+	return t, nil
+}
+
+// lookAt is look for a branch or tag of a project.
+func (p *Pipelines) lookAt(ctx context.Context, own Pipeline, o origin) (t tree, err error) {
+	hidden := func(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsPermissionDenied(err) }
+	if o.theirs {
+		_, err := p.definitionProject(ctx, own, o.by, o.project)
+		if hidden(err) {
+			return t, o.wrong("unknown", "the file says remote_project_name %[1]q: there is no project %[1]q in the workspace, or who started the run may not read its repository; the pipeline itself may name it", o.project)
+		}
+		if err != nil {
+			return t, err
+		}
+	}
+	t.project, err = p.definitionProject(ctx, own, cmp.Or(own.DefinedBy, own.CreatedBy), o.project)
+	if hidden(err) {
+		return t, o.wrong("unknown", "there is no project %q in the workspace, or who said that the definition is there may not read its repository", o.project)
+	}
+	if err != nil {
+		return t, err
+	}
+	where, of := cmp.Or(o.ref, "its default branch"), cmp.Or(o.project, "the pipeline")
+	c, err := p.head(ctx, t.project, o.ref)
+	switch {
+	case errdefs.IsNotFound(err):
+		return t, o.wrong("unknown", "there is no %s in the repository of project %s", where, of)
+	case errdefs.IsUnavailable(err):
+		return t, o.wrong("unavailable", "%v", err)
+	case err != nil:
+		return t, o.wrong("format", "%s of project %s: %v", where, of, err)
+	}
+	t.name = where
+	if c != nil {
+		t.commit = c.Revision
+		t.name = fmt.Sprintf("%s (commit %s)", where, short(c.Revision))
+	}
+	if o.project != "" {
+		t.name += " of project " + o.project
+	}
+	return t, nil
 }
 
 // head is the commit of a branch or tag, "" being the default branch.
 func (p *Pipelines) head(ctx context.Context, in project.ID, ref string) (*source.Commit, error) {
-	if ref == "" {
-		return p.sources.Resolve(ctx, in, "", "HEAD")
-	}
-	return p.sources.Resolve(ctx, in, "", ref)
+	return p.sources.Resolve(ctx, in, "", cmp.Or(ref, "HEAD"))
 }
 
 // definitionProject finds the project of a definition, in the name of a user.

@@ -365,23 +365,10 @@ func newsTopic(id ExecutionID) string { return "news/" + string(id) }
 // cancelAll cancels the executions that are not at their end and fit a
 // condition.
 func cancelAll(tx *db.Tx, where string, user int64, args ...any) error {
-	rows, err := tx.Query(`SELECT id FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS') AND `+where, args...)
+	ids, err := db.Column[ExecutionID](tx, `SELECT id FROM executions WHERE status IN ('ENQUEUED', 'INPROGRESS') AND `+where, args...)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	var ids []ExecutionID
-	for rows.Next() {
-		var id ExecutionID
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		ids = append(ids, id)
-	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	_ = rows.Close()
 	for _, id := range ids {
 		if _, err := tx.Exec(`UPDATE executions SET status = 'TERMINATING', cancelled_by = ?, cancelled = ?, waiting = 0
 			WHERE id = ?`, user, db.Micros(tx.Now), id); err != nil {

@@ -3,8 +3,8 @@ package buddy
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -12,130 +12,81 @@ import (
 	"slipway/api"
 )
 
-func (h *handlers) fromKey(k access.Key) object {
+func fromKey(at place, k access.Key) object {
 	return object{
-		{"url", fmt.Sprintf("%s/user/keys/%d", h.base, k.ID)},
-		{"html_url", h.base + "/ui/user/keys"},
+		{"url", at.url("/keys/%d", k.ID)},
+		{"html_url", at.page("/keys")},
 		{"id", k.ID},
 		{"title", k.Title},
 		{"content", k.Content},
 	}
 }
 
-func (h *handlers) listKeys(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	all, err := h.Access.Keys(r.Context(), by)
-	if err != nil {
-		return err
-	}
-	q, err := readWhole(r, len(all))
-	if err != nil {
-		return err
-	}
-	l := []object{}
-	for _, k := range sorted(all, q, func(k access.Key) string { return k.Title }, func(k access.Key) int64 { return k.ID }) {
-		l = append(l, h.fromKey(k))
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", h.base + "/user/keys"}, {"html_url", h.base + "/ui/user/keys"}, {"keys", l}})
-}
-
-func (h *handlers) getKey(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	all, err := h.Access.Keys(r.Context(), by)
-	if err != nil {
-		return err
-	}
-	id, err := number(r, "key")
-	if err != nil {
-		return err
-	}
-	for _, k := range all {
-		if k.ID == id {
-			return api.JSON(w, http.StatusOK, h.fromKey(k))
-		}
-	}
-	return fmt.Errorf("key %d: %w", id, errdefs.ErrNotFound)
-}
-
-func (h *handlers) addKey(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	var k access.Key
-	d := &decoder{}
-	d.member(b, "title", func(raw json.RawMessage) { k.Title = d.str(raw) })
-	d.member(b, "content", func(raw json.RawMessage) { k.Content = d.whole(raw) })
-	ignored(w, others(b, "title content id url html_url"))
-	if err := d.inv.Err(); err != nil {
-		return err
-	}
-	if k, err = h.Access.AddKey(r.Context(), by, k); err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, h.fromKey(k))
-}
-
-func (h *handlers) deleteKey(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	if err := by.Has(access.UserKey); err != nil {
-		return err
-	}
-	id, err := number(r, "key")
-	if err != nil {
-		return err
-	}
-	if err := h.Access.DeleteKey(r.Context(), by, id); err != nil {
-		return err
-	}
-	return noContent(w)
+// keys are those that the user may give to git over SSH.
+func (h *handlers) keys() map[string]api.Handler {
+	list := func(q ask) ([]access.Key, error) { return h.Access.Keys(q.ctx(), q.by) }
+	return routes(h, atUser, noun[access.Key]{
+		path: "/keys", name: "key", key: "keys", words: "title content", whole: true,
+		list: list,
+		create: func(q ask, b body) (k access.Key, err error) {
+			d := &decoder{}
+			d.member(b, "title", func(raw json.RawMessage) { k.Title = d.str(raw) })
+			d.member(b, "content", func(raw json.RawMessage) { k.Content = d.whole(raw) })
+			if err := d.inv.Err(); err != nil {
+				return k, err
+			}
+			return h.Access.AddKey(q.ctx(), q.by, k)
+		},
+		get: func(q ask) (access.Key, error) {
+			all, err := list(q)
+			return oneOf(all, err, "key", q.n["key"], func(k access.Key) int64 { return k.ID })
+		},
+		remove: func(q ask) error { return h.Access.DeleteKey(q.ctx(), q.by, q.n["key"]) },
+		title:  func(k access.Key) string { return k.Title },
+		id:     func(k access.Key) int64 { return k.ID },
+		from:   plain(fromKey),
+	})
 }
 
 // fromEmail: nobody asked an address whether it is right.
-func (h *handlers) fromEmail(e access.Email) object {
+func fromEmail(at place, e access.Email) object {
 	return object{
-		{"url", h.base + "/user/emails/" + url.PathEscape(e.Address)},
-		{"html_url", h.base + "/ui/user/emails"},
+		{"url", at.url("/emails/%s", url.PathEscape(e.Address))},
+		{"html_url", at.page("/emails")},
 		{"email", e.Address},
 		{"confirmed", false},
 	}
 }
 
-func (h *handlers) listEmails(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	all, err := h.Access.Emails(r.Context(), by)
-	if err != nil {
-		return err
-	}
-	q, err := readWhole(r, len(all))
-	if err != nil {
-		return err
-	}
-	l := []object{}
-	for _, e := range sorted(all, q, func(e access.Email) string { return e.Address }, func(access.Email) int64 { return 0 }) {
-		l = append(l, h.fromEmail(e))
-	}
-	return api.JSON(w, http.StatusOK, object{{"url", h.base + "/user/emails"}, {"html_url", h.base + "/ui/user/emails"}, {"emails", l}})
+func (h *handlers) emails() map[string]api.Handler {
+	return routes(h, atUser, noun[access.Email]{
+		path: "/emails", name: "email", key: "emails", words: "email confirmed", text: true, whole: true,
+		list: func(q ask) ([]access.Email, error) { return h.Access.Emails(q.ctx(), q.by) },
+		create: func(q ask, b body) (access.Email, error) {
+			address := ""
+			d := &decoder{}
+			d.member(b, "email", func(raw json.RawMessage) { address = d.str(raw) })
+			if err := d.inv.Err(); err != nil {
+				return access.Email{}, err
+			}
+			return h.Access.AddEmail(q.ctx(), q.by, address)
+		},
+		remove: func(q ask) error { return h.Access.DeleteEmail(q.ctx(), q.by, q.r.PathValue("email")) },
+		title:  func(e access.Email) string { return e.Address },
+		id:     func(access.Email) int64 { return 0 },
+		from:   plain(fromEmail),
+	})
 }
 
-func (h *handlers) addEmail(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	b, err := decode(w, r)
+// oneOf finds one of a list by what it is known by.
+func oneOf[T any, K comparable](all []T, err error, what string, id K, of func(T) K) (T, error) {
+	i := slices.IndexFunc(all, func(v T) bool { return of(v) == id })
+	if err == nil && i < 0 {
+		err = fmt.Errorf("%s %v: %w", what, id, errdefs.ErrNotFound)
+	}
 	if err != nil {
-		return err
+		var none T
+		return none, err
 	}
-	address := ""
-	d := &decoder{}
-	d.member(b, "email", func(raw json.RawMessage) { address = d.str(raw) })
-	ignored(w, others(b, "email url html_url confirmed"))
-	if err := d.inv.Err(); err != nil {
-		return err
-	}
-	e, err := h.Access.AddEmail(r.Context(), by, address)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, h.fromEmail(e))
-}
-
-func (h *handlers) deleteEmail(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	if err := h.Access.DeleteEmail(r.Context(), by, r.PathValue("email")); err != nil {
-		return err
-	}
-	return noContent(w)
+	return all[i], nil
 }

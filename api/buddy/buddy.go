@@ -7,6 +7,7 @@
 package buddy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -65,6 +66,7 @@ func New(publicURL string, r Rooms) api.Dialect {
 
 // Where things are.
 const (
+	atUser      = "/user"
 	atWorkspace = "/workspaces/{workspace}"
 	atProject   = atWorkspace + "/projects/{project}"
 	atPipeline  = atProject + "/pipelines/{pipeline}"
@@ -87,7 +89,7 @@ func rewrite(path string) string {
 func (h *handlers) table() map[string]api.Handler {
 	t := map[string]api.Handler{}
 	for _, part := range []map[string]api.Handler{
-		h.account(), h.places(), h.work(), h.repository(), h.files(),
+		h.account(), h.keys(), h.emails(), h.tokens(), h.places(), h.work(), h.repository(), h.files(),
 		h.members(), h.groups(), h.groupMembers(), h.permissionSets(), h.memberTeam().routes(h), h.groupTeam().routes(h),
 		h.variables(), h.environments(), h.integrations(), h.webhooks(),
 	} {
@@ -99,20 +101,9 @@ func (h *handlers) table() map[string]api.Handler {
 // account is of the user itself.
 func (h *handlers) account() map[string]api.Handler {
 	return map[string]api.Handler{
-		"GET /user":                   h.getUser,
-		"PATCH /user":                 h.renameUser,
-		"GET /user/keys":              h.listKeys,
-		"POST /user/keys":             h.addKey,
-		"GET /user/keys/{key}":        h.getKey,
-		"DELETE /user/keys/{key}":     h.deleteKey,
-		"GET /user/emails":            h.listEmails,
-		"POST /user/emails":           h.addEmail,
-		"DELETE /user/emails/{email}": h.deleteEmail,
-		"GET /user/tokens":            h.listTokens,
-		"POST /user/tokens":           h.createToken,
-		"GET /user/tokens/{id}":       h.getToken,
-		"DELETE /user/tokens/{id}":    h.deleteToken,
-		"GET /user/token":             h.getOwnToken,
+		"GET " + atUser:            h.getUser,
+		"PATCH " + atUser:          h.renameUser,
+		"GET " + atUser + "/token": h.getOwnToken,
 	}
 }
 
@@ -261,13 +252,17 @@ func fail(w http.ResponseWriter, r *http.Request, status int, err error) {
 	_ = api.JSON(w, status, map[string]any{"errors": l})
 }
 
-// place is where an object lies, for its links.
+// place is where an object lies, for its links; what lies in no workspace is the
+// user's own.
 type place struct {
 	base, workspace, project string
 	pipeline                 pipeline.ID
 }
 
 func (p place) path() string {
+	if p.workspace == "" {
+		return atUser
+	}
 	s := "/workspaces/" + p.workspace
 	if p.project != "" {
 		s += "/projects/" + p.project
@@ -285,7 +280,7 @@ func (p place) url(format string, a ...any) string {
 
 // page is the link to its page of the console.
 func (p place) page(format string, a ...any) string {
-	s := p.base + "/ui/" + p.workspace
+	s := p.base + "/ui/" + cmp.Or(p.workspace, "user")
 	if p.project != "" {
 		s += "/" + p.project
 	}

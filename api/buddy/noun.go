@@ -10,7 +10,7 @@ import (
 	"slipway/project"
 )
 
-// noun is what a workspace, or a project, has many of. Its five routes are alike:
+// noun is what a user, a workspace or a project has many of. Its five routes are alike:
 // what is its own is said here.
 type noun[T any] struct {
 	path  string // of the list, below its place: "/groups"
@@ -22,8 +22,8 @@ type noun[T any] struct {
 
 	list   func(ask) ([]T, error)
 	create func(ask, body) (T, error)
-	get    func(ask) (T, error)
-	update func(ask, body) (T, error) // nil: it has no such route
+	get    func(ask) (T, error)       // nil: it has no such route
+	update func(ask, body) (T, error) // nil: nor has it this one
 	remove func(ask) error
 
 	// What a list is sorted by.
@@ -54,8 +54,8 @@ func plain[T any](write func(place, T) object) func(ask, bool) (func(T) (object,
 
 var inPath = regexp.MustCompile(`{([a-z]+)}`)
 
-// routes are those of a noun, in a workspace or a project (atWorkspace,
-// atProject).
+// routes are those of a noun, of the user itself, in a workspace or a project (atUser,
+// atWorkspace, atProject).
 func routes[T any](h *handlers, in string, n noun[T]) map[string]api.Handler {
 	list, one := in+n.path, in+n.path+"/{"+n.name+"}"
 	t := map[string]api.Handler{
@@ -63,16 +63,18 @@ func routes[T any](h *handlers, in string, n noun[T]) map[string]api.Handler {
 		"POST " + list: n.asked(h, in, n.path, func(w http.ResponseWriter, q ask) error {
 			return n.said(w, q, http.StatusCreated, n.create)
 		}),
-		"GET " + one: n.asked(h, in, one, func(w http.ResponseWriter, q ask) error {
-			v, err := n.get(q)
-			return n.answer(w, q, http.StatusOK, v, err)
-		}),
 		"DELETE " + one: n.asked(h, in, one, func(w http.ResponseWriter, q ask) error {
 			if err := n.remove(q); err != nil {
 				return err
 			}
 			return noContent(w)
 		}),
+	}
+	if n.get != nil {
+		t["GET "+one] = n.asked(h, in, one, func(w http.ResponseWriter, q ask) error {
+			v, err := n.get(q)
+			return n.answer(w, q, http.StatusOK, v, err)
+		})
 	}
 	if n.update != nil {
 		t["PATCH "+one] = n.asked(h, in, one, func(w http.ResponseWriter, q ask) error {
@@ -92,10 +94,13 @@ func (n noun[T]) asked(h *handlers, in, path string, f func(http.ResponseWriter,
 	}
 	return func(w http.ResponseWriter, r *http.Request, by access.Actor) (err error) {
 		q := ask{r: r, by: by, n: map[string]int64{}}
-		if in == atProject {
+		switch in {
+		case atUser:
+			q.at.base = h.base
+		case atProject:
 			q.pr, q.at, err = h.project(r, by)
 			q.ws.ID = q.pr.Workspace
-		} else {
+		default:
 			q.ws, q.at, err = h.workspace(r, by)
 		}
 		for _, name := range numbers {

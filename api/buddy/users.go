@@ -95,14 +95,20 @@ func (h *handlers) domains(r *http.Request, by access.Actor) (byID, byName map[s
 	return byID, byName, err
 }
 
-func (h *handlers) fromToken(t access.Token, domains map[string]string) object {
+// aToken is a token, and what it is said by when it was just made.
+type aToken struct {
+	access.Token
+	secret string
+}
+
+func fromToken(at place, t aToken, domains map[string]string) object {
 	workspaces := []string{}
 	for _, id := range t.Workspaces {
 		workspaces = append(workspaces, or(domains[id], id))
 	}
-	return object{
-		{"url", h.base + "/user/tokens/" + t.ID},
-		{"html_url", h.base + "/ui/user/tokens"},
+	o := object{
+		{"url", at.url("/tokens/%s", t.ID)},
+		{"html_url", at.page("/tokens")},
 		{"id", t.ID},
 		{"name", t.Name},
 		{"expires_at", stamp(t.Expires)},
@@ -112,39 +118,53 @@ func (h *handlers) fromToken(t access.Token, domains map[string]string) object {
 		{"ip_restrictions", list(t.IPs)},
 		{"workspace_restrictions", workspaces},
 	}
+	if t.secret != "" {
+		o = o.with("token", t.secret)
+	}
+	return o
 }
 
-func (h *handlers) listTokens(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	all, err := h.Access.Tokens(r.Context(), by)
-	if err != nil {
-		return err
+func (h *handlers) tokens() map[string]api.Handler {
+	list := func(q ask) (l []aToken, err error) {
+		all, err := h.Access.Tokens(q.ctx(), q.by)
+		for _, t := range all {
+			l = append(l, aToken{Token: t})
+		}
+		return l, err
 	}
-	domains, _, err := h.domains(r, by)
-	if err != nil {
-		return err
-	}
-	q, err := readWhole(r, len(all))
-	if err != nil {
-		return err
-	}
-	l := []object{}
-	for _, t := range sorted(all, q, func(t access.Token) string { return t.Name }, func(t access.Token) int64 { return t.Created.UnixMicro() }) {
-		l = append(l, h.fromToken(t, domains))
-	}
-	return api.JSON(w, http.StatusOK, object{
-		{"url", h.base + "/user/tokens"}, {"html_url", h.base + "/ui/user/tokens"}, {"access_tokens", l},
+	return routes(h, atUser, noun[aToken]{
+		path: "/tokens", name: "id", key: "access_tokens", text: true, whole: true,
+		words: "name scopes ip_restrictions workspace_restrictions expires_in expires_at",
+		list:  list,
+		create: func(q ask, b body) (aToken, error) {
+			_, ids, err := h.domains(q.r, q.by)
+			if err != nil {
+				return aToken{}, err
+			}
+			n, err := readToken(b, ids)
+			if err != nil {
+				return aToken{}, err
+			}
+			t, secret, err := h.Access.CreateToken(q.ctx(), q.by, n)
+			return aToken{t, secret}, err
+		},
+		get: func(q ask) (aToken, error) {
+			all, err := list(q)
+			return oneOf(all, err, "token", q.r.PathValue("id"), func(t aToken) string { return t.ID })
+		},
+		remove: func(q ask) error { return h.Access.DeleteToken(q.ctx(), q.by, q.r.PathValue("id")) },
+		title:  func(t aToken) string { return t.Name },
+		id:     func(t aToken) int64 { return t.Created.UnixMicro() },
+		from: func(q ask, _ bool) (func(aToken) (object, error), error) {
+			domains, _, err := h.domains(q.r, q.by)
+			return func(t aToken) (object, error) { return fromToken(q.at, t, domains), nil }, err
+		},
 	})
 }
 
-func (h *handlers) createToken(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	b, err := decode(w, r)
-	if err != nil {
-		return err
-	}
-	domains, ids, err := h.domains(r, by)
-	if err != nil {
-		return err
-	}
+// readToken reads what is asked for of a new token; ids are those of the workspaces
+// by their names.
+func readToken(b body, ids map[string]string) (access.NewToken, error) {
 	var n access.NewToken
 	d := &decoder{}
 	d.member(b, "name", func(raw json.RawMessage) { n.Name = d.str(raw) })
@@ -182,54 +202,14 @@ func (h *handlers) createToken(w http.ResponseWriter, r *http.Request, by access
 		}
 		n.Expires = t
 	})
-	ignored(w, others(b, "name scopes ip_restrictions workspace_restrictions expires_in expires_at"))
 	if err := d.checked(func(inv *project.Invalid) {
 		if bad, ok := project.AsInvalid(n.Validate(time.Now())); ok {
 			inv.Fields = bad.Fields
 		}
 	}); err != nil {
-		return err
+		return n, err
 	}
-	t, secret, err := h.Access.CreateToken(r.Context(), by, n)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusCreated, h.fromToken(t, domains).with("token", secret))
-}
-
-// others lists the members of a body that are not among words.
-func others(b body, words string) (l []string) {
-	for name := range b {
-		if !strings.Contains(" "+words+" ", " "+name+" ") {
-			l = append(l, name)
-		}
-	}
-	return l
-}
-
-func (h *handlers) token(r *http.Request, by access.Actor, id string) (access.Token, error) {
-	all, err := h.Access.Tokens(r.Context(), by)
-	for _, t := range all {
-		if t.ID == id {
-			return t, nil
-		}
-	}
-	if err == nil {
-		err = fmt.Errorf("token %s: %w", id, errdefs.ErrNotFound)
-	}
-	return access.Token{}, err
-}
-
-func (h *handlers) getToken(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	t, err := h.token(r, by, r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	domains, _, err := h.domains(r, by)
-	if err != nil {
-		return err
-	}
-	return api.JSON(w, http.StatusOK, h.fromToken(t, domains))
+	return n, nil
 }
 
 func (h *handlers) getOwnToken(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -240,12 +220,15 @@ func (h *handlers) getOwnToken(w http.ResponseWriter, r *http.Request, by access
 	if err != nil {
 		return err
 	}
-	return api.JSON(w, http.StatusOK, h.fromToken(by.Token, domains))
+	return api.JSON(w, http.StatusOK, fromToken(place{base: h.base}, aToken{Token: by.Token}, domains))
 }
 
-func (h *handlers) deleteToken(w http.ResponseWriter, r *http.Request, by access.Actor) error {
-	if err := h.Access.DeleteToken(r.Context(), by, r.PathValue("id")); err != nil {
-		return err
+// others lists the members of a body that are not among words.
+func others(b body, words string) (l []string) {
+	for name := range b {
+		if !strings.Contains(" "+words+" ", " "+name+" ") {
+			l = append(l, name)
+		}
 	}
-	return noContent(w)
+	return l
 }
