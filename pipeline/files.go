@@ -81,6 +81,10 @@ func (f *Files) root(ctx context.Context, id ID) (*os.Root, error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.open(ctx, volume)
+}
+
+func (f *Files) open(ctx context.Context, volume string) (*os.Root, error) {
 	dir, err := f.dirs.Dir(ctx, volume)
 	if err != nil {
 		return nil, err
@@ -206,7 +210,7 @@ func (f *Files) Put(ctx context.Context, by access.Actor, id ID, name string, da
 	if err := f.volumes.Ensure(ctx, volume, id.Owner()); err != nil {
 		return fmt.Errorf("make the file system of pipeline %d: %w", id, err)
 	}
-	root, err := f.root(ctx, id)
+	root, err := f.open(ctx, volume)
 	if err != nil {
 		return err
 	}
