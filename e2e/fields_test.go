@@ -149,6 +149,8 @@ func (s *server) showRuns(t *testing.T) {
 		{action: runs("slipway.local/default/other", "1", "", "name", "docker_image_name", "inline_commands", "cat /note"), says: "the note is other"},
 		{action: runs("slipway.local/default/shell", "2", "", "name", "docker_image_tag", "inline_commands", "cat /note"), says: "the note is two"},
 		{action: sh("inline_commands", "echo first\npwd\n"), says: "first\n" + here},
+		{action: sh("inline_commands long", "OUTPUT_LONG=it\n: "+strings.Repeat("x", 1<<20-100)+"\nexport OUTPUT_LONG; echo long; ("+"exit 3)\necho never", "ignore_errors", true), status: "FAILED", says: "long", never: "never"},
+		{action: sh("inline_commands after", "echo long is $OUTPUT_LONG"), says: "long is it"},
 		{action: sh("inline_commands fail", "echo before\nfalse\necho never\n", "ignore_errors", true), status: "FAILED", says: "before", never: "never"},
 		{action: sh("entrypoint", "one 'two three'", "entrypoint", `/bin/busybox printf "[%s]"`), says: "[one][two three]"},
 		{action: sh("run_as_user", "busybox id -u; echo mine > owned", "run_as_user", "$WHO", "variables", []any{variable("WHO", "4321")}), says: "4321"},

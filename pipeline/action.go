@@ -340,7 +340,10 @@ func (r Run) validate(inv *project.Invalid) {
 	}
 	inv.NoNUL("docker_image_name", r.Image, "docker_image_tag", r.Tag, "inline_commands", r.Commands, "entrypoint", r.Entrypoint,
 		"run_as_user", r.User, "export_container_path", r.ExportPath)
-	if entrypoint, command, _, err := r.argv(newValues()); err == nil { // what variables make of them is seen at the start
+	if len(r.Commands) > maxCommands {
+		inv.Add("inline_commands", "maximum", fmt.Sprintf("must be at most %d bytes", maxCommands))
+	} else if entrypoint, command, _, err := r.argv(newValues()); err == nil { // what variables make of them is seen at the start
+		command, _ = filed(entrypoint, command)
 		for _, c := range []struct {
 			at    string
 			words []string

@@ -191,6 +191,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 		return Result{}, &fatalError{err}
 	}
 	entrypoint, command, shell, err := r.argv(v)
+	command, files := filed(entrypoint, command)
 	if err == nil {
 		err = fits(v.env(), entrypoint, command)
 	}
@@ -201,7 +202,7 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 	spec := engine.RunSpec{
 		Output: output,
 		Owner:  x.ID.Owner(), Workspace: x.Workspace, Image: digest, Entrypoint: entrypoint, Command: command,
-		Env: v.env(), Dir: dir, User: v.expand(r.User), Mounts: mounts, Files: v.files,
+		Env: v.env(), Dir: dir, User: v.expand(r.User), Mounts: mounts, Files: append(files, v.files...),
 		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: h.p.cfg.LogMax,
 	}
 	if p := strings.TrimSpace(v.expand(r.ExportPath)); p != "" {

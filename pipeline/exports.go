@@ -48,7 +48,7 @@ var exporting = regexp.MustCompile(`export|declare|typeset|source|eval|set -|\. 
 // variables. Where nothing can be told it stays as it is: a shell with one
 // command to run becomes that command, which then gets the signals.
 func told(entrypoint, command []string, v *values) (_ []string, output string) {
-	if len(command) != 1 || len(entrypoint) == 0 || !isShell(entrypoint) || entrypoint[len(entrypoint)-1] != "-c" {
+	if !runsScript(entrypoint, command) {
 		return command, ""
 	}
 	settable := slices.ContainsFunc(slices.Collect(maps.Values(v.holders)), holder.settable)

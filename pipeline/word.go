@@ -6,10 +6,32 @@ import (
 	"slices"
 	"strings"
 
+	"slipway/engine"
 	"slipway/secret"
 )
 
 func tooLong(word string) bool { return len(word) > secret.MaxWord }
+
+// maxCommands is how long inline_commands may be, in bytes.
+const maxCommands = 1 << 20
+
+// commandsFile is where a shell finds commands that are too long for an argument. In
+// /dev it leaves nothing in the container's own files.
+const commandsFile = "/dev/slipway-commands"
+
+// runsScript tells whether a command is a script for a shell.
+func runsScript(entrypoint, command []string) bool {
+	return len(command) == 1 && len(entrypoint) > 0 && isShell(entrypoint) && entrypoint[len(entrypoint)-1] == "-c"
+}
+
+// filed gives a shell commands that are too long for an argument as a file, which it
+// reads as its own words.
+func filed(entrypoint, command []string) ([]string, []engine.File) {
+	if !runsScript(entrypoint, command) || !tooLong(command[0]) {
+		return command, nil
+	}
+	return []string{". " + commandsFile}, []engine.File{{Path: commandsFile, Mode: 0o444, Content: []byte(command[0])}}
+}
 
 // fits tells why no program can be started with these variables and words.
 func fits(env, entrypoint, command []string) error {
@@ -22,7 +44,7 @@ func fits(env, entrypoint, command []string) error {
 			if i >= len(entrypoint) {
 				name = "inline_commands"
 			}
-			return fmt.Errorf("%s: a script or argument has %d bytes, and no program can be started with one of more than %d; put it into a file of the repository",
+			return fmt.Errorf("%s: an argument has %d bytes, and no program can be started with one of more than %d; put it into a file of the repository",
 				name, len(w), secret.MaxWord)
 		}
 	}

@@ -70,9 +70,10 @@ func TestTooLongToSave(t *testing.T) {
 		vars []Variable
 		want string
 	}{
-		"a script":             {Run{Commands: long(secret.MaxWord)}, nil, ""},
-		"a longer one":         {Run{Commands: long(secret.MaxWord + 1)}, nil, "inline_commands"},
-		"in bash":              {Run{Entrypoint: "bash -e", Commands: long(secret.MaxWord + 1)}, nil, "inline_commands"},
+		"a script":             {Run{Commands: long(maxCommands)}, nil, ""},
+		"a longer one":         {Run{Commands: long(maxCommands + 1)}, nil, "inline_commands"},
+		"in bash":              {Run{Entrypoint: "bash -e", Commands: long(maxCommands)}, nil, ""},
+		"of no shell":          {Run{Entrypoint: "/x", Commands: long(secret.MaxWord + 1)}, nil, "inline_commands"},
 		"many arguments":       {Run{Entrypoint: "/x", Commands: strings.Repeat("word ", secret.MaxWord/2)}, nil, ""},
 		"a word of entrypoint": {Run{Entrypoint: long(secret.MaxWord + 1), Commands: "x"}, nil, "entrypoint"},
 		"a variable":           {Run{}, []Variable{{Key: "A", Value: long(secret.MaxWord - 2)}}, ""},
@@ -103,8 +104,8 @@ func TestTooLongToStart(t *testing.T) {
 		want string
 	}{
 		"variable":   {Action{Run: &Run{Image: "busybox", Tag: "latest", Commands: "true"}, Variables: []Variable{half, {Key: "TWICE", Value: "$HALF$HALF"}}}, "the variable TWICE has 143366 bytes"},
-		"argument":   {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/x", Commands: "a $HALF$HALF"}, Variables: []Variable{half}}, "inline_commands: a script or argument has 143360 bytes"},
-		"entrypoint": {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/x $HALF$HALF"}, Variables: []Variable{half}}, "entrypoint: a script or argument has 143360 bytes"},
+		"argument":   {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/x", Commands: "a $HALF$HALF"}, Variables: []Variable{half}}, "inline_commands: an argument has 143360 bytes"},
+		"entrypoint": {Action{Run: &Run{Image: "busybox", Tag: "latest", Entrypoint: "/x $HALF$HALF"}, Variables: []Variable{half}}, "entrypoint: an argument has 143360 bytes"},
 		"build":      {Action{Build: &Build{Dockerfile: "Dockerfile", Args: []string{"A=$HALF$HALF"}}, Variables: []Variable{half}}, "the build argument A has 143362 bytes"},
 	} {
 		c.a.Name, c.a.Retries = name, 3

@@ -125,7 +125,7 @@ func ownFields() []field[action] {
 		strField("docker_image_tag", both(func(a *action) *string { return &a.Run.Tag }, func(a *action) *string { return &a.Build.Tag })).
 			as(obeyed, "several tags of a build are parted by commas"),
 		{
-			name: "inline_commands", only: runs, status: obeyed, note: "run by /bin/sh -e -c; with an entrypoint that is no shell they are its arguments; at most 131071 bytes",
+			name: "inline_commands", only: runs, status: obeyed, note: "run by /bin/sh -e -c; with an entrypoint that is no shell they are its arguments; at most 1 MiB, an argument 131071 bytes",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Run.Commands = d.str(raw) },
 			out: func(a *action, _ *kept) any { return orNull(a.Run.Commands) },
 		},
