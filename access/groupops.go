@@ -12,7 +12,7 @@ import (
 // Groups lists the groups of a workspace, oldest first.
 func (a *Access) Groups(ctx context.Context, by Actor, workspace string) (all []Group, err error) {
 	err = a.read(ctx, by, workspace, GroupRead, func(tx *db.Tx) (err error) {
-		all, err = list(tx, scanGroup, selectGroup+`WHERE g.workspace = ? ORDER BY g.id`, workspace)
+		all, err = db.List(tx, scanGroup, selectGroup+`WHERE g.workspace = ? ORDER BY g.id`, workspace)
 		return err
 	})
 	return all, err
@@ -88,7 +88,7 @@ func (a *Access) GroupMembers(ctx context.Context, by Actor, workspace string, g
 		if _, err := loadGroup(tx, workspace, group); err != nil {
 			return err
 		}
-		all, err = list(tx, scanInGroup, selectInGroup+`ORDER BY m.created, u.id`, workspace, group)
+		all, err = db.List(tx, scanInGroup, selectInGroup+`ORDER BY m.created, u.id`, workspace, group)
 		return err
 	})
 	return all, err
@@ -159,7 +159,7 @@ func (a *Access) RemoveFromGroup(ctx context.Context, by Actor, workspace string
 // first.
 func (a *Access) PermissionSets(ctx context.Context, by Actor, workspace string) (all []PermissionSet, err error) {
 	err = a.read(ctx, by, workspace, PermissionRead, func(tx *db.Tx) (err error) {
-		all, err = list(tx, scanSet, `SELECT `+setColumns+` FROM permission_sets s WHERE s.workspace IS NULL OR s.workspace = ? ORDER BY s.id`, workspace)
+		all, err = db.List(tx, scanSet, `SELECT `+setColumns+` FROM permission_sets s WHERE s.workspace IS NULL OR s.workspace = ? ORDER BY s.id`, workspace)
 		return err
 	})
 	return all, err

@@ -22,7 +22,7 @@ func memberFields(m *MemberOf, created, since *sql.NullInt64) []any {
 	}
 }
 
-func scanMember(scan func(...any) error, more ...any) (MemberOf, error) {
+func scanMember(scan db.Scan, more ...any) (MemberOf, error) {
 	var m MemberOf
 	var created, since sql.NullInt64
 	err := scan(append(memberFields(&m, &created, &since), more...)...)
@@ -30,25 +30,8 @@ func scanMember(scan func(...any) error, more ...any) (MemberOf, error) {
 	return m, err
 }
 
-// list reads the rows of a query.
-func list[T any](tx *db.Tx, scan func(func(...any) error) (T, error), query string, args ...any) (all []T, err error) {
-	rows, err := tx.Query(query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		v, err := scan(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
-}
-
 func members(tx *db.Tx, workspace string) ([]MemberOf, error) {
-	return list(tx, func(scan func(...any) error) (MemberOf, error) { return scanMember(scan) },
+	return db.List(tx, func(scan db.Scan) (MemberOf, error) { return scanMember(scan) },
 		selectMember+`WHERE m.workspace = ? ORDER BY m.created, u.id`, workspace)
 }
 
@@ -86,7 +69,7 @@ func userOfEmail(tx *db.Tx, email string) (User, error) {
 
 const selectGroup = `SELECT g.id, g.workspace, g.name, g.description, g.auto_assign, COALESCE(g.auto_permission, 0) FROM member_groups g `
 
-func scanGroup(scan func(...any) error) (g Group, err error) {
+func scanGroup(scan db.Scan) (g Group, err error) {
 	err = scan(&g.ID, &g.Workspace, &g.Name, &g.Description, &g.AutoAssign, &g.AutoPermission)
 	return g, err
 }
@@ -96,7 +79,7 @@ func loadGroup(tx *db.Tx, workspace string, id int64) (Group, error) {
 	return g, db.NotFound(err, "group %d", id)
 }
 
-func scanInGroup(scan func(...any) error) (g InGroup, err error) {
+func scanInGroup(scan db.Scan) (g InGroup, err error) {
 	g.MemberOf, err = scanMember(scan, &g.Manager)
 	return g, err
 }
@@ -116,7 +99,7 @@ func setFields(p *PermissionSet) []any {
 	}
 }
 
-func scanSet(scan func(...any) error) (p PermissionSet, err error) {
+func scanSet(scan db.Scan) (p PermissionSet, err error) {
 	err = scan(setFields(&p)...)
 	return p, err
 }
@@ -132,7 +115,7 @@ const selectProjectMember = `SELECT u.id, u.uuid, u.username, u.name, u.email, u
 	FROM project_members p JOIN members m ON m.workspace = p.workspace AND m.user_id = p.user_id
 	JOIN users u ON u.id = p.user_id JOIN permission_sets s ON s.id = p.permission WHERE p.project = ? `
 
-func scanProjectMember(scan func(...any) error) (p InProject, err error) {
+func scanProjectMember(scan db.Scan) (p InProject, err error) {
 	p.Member, err = scanMember(scan, setFields(&p.Permission)...)
 	return p, err
 }
@@ -140,7 +123,7 @@ func scanProjectMember(scan func(...any) error) (p InProject, err error) {
 const selectProjectGroup = `SELECT g.id, g.workspace, g.name, g.description, g.auto_assign, COALESCE(g.auto_permission, 0), ` + setColumns + `
 	FROM project_groups p JOIN member_groups g ON g.id = p.group_id JOIN permission_sets s ON s.id = p.permission WHERE p.project = ? `
 
-func scanProjectGroup(scan func(...any) error) (p InProject, err error) {
+func scanProjectGroup(scan db.Scan) (p InProject, err error) {
 	g := &p.Group
 	err = scan(append([]any{&g.ID, &g.Workspace, &g.Name, &g.Description, &g.AutoAssign, &g.AutoPermission}, setFields(&p.Permission)...)...)
 	return p, err
@@ -170,8 +153,7 @@ func grants(tx *db.Tx, user int64) (map[string]grant, error) {
 }
 
 func groupsOf(tx *db.Tx, user int64) ([]int64, error) {
-	return list(tx, func(scan func(...any) error) (id int64, err error) { err = scan(&id); return id, err },
-		`SELECT group_id FROM group_members WHERE user_id = ? ORDER BY group_id`, user)
+	return db.Column[int64](tx, `SELECT group_id FROM group_members WHERE user_id = ? ORDER BY group_id`, user)
 }
 
 // IsInGroup tells, in the caller's transaction and without asking who, whether a

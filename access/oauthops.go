@@ -58,20 +58,10 @@ func (a *Access) Apps(ctx context.Context, by Actor) (all []App, err error) {
 	if err := by.ofServer(); err != nil {
 		return nil, err
 	}
-	err = a.db.Read(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(`SELECT ` + appColumns + ` FROM oauth_apps ORDER BY created, id`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			p, _, err := scanApp(rows.Scan)
-			if err != nil {
-				return err
-			}
-			all = append(all, p)
-		}
-		return rows.Err()
+	err = a.db.Read(ctx, func(tx *db.Tx) (err error) {
+		all, err = db.List(tx, func(scan db.Scan) (App, error) { p, _, err := scanApp(scan); return p, err },
+			`SELECT `+appColumns+` FROM oauth_apps ORDER BY created, id`)
+		return err
 	})
 	return all, err
 }
@@ -260,7 +250,7 @@ func loadGrant(tx *db.Tx, where string, args ...any) (g grantOf, err error) {
 
 const appColumns = `id, user_id, secret, name, redirects, created`
 
-func scanApp(scan func(...any) error) (p App, secret []byte, err error) {
+func scanApp(scan db.Scan) (p App, secret []byte, err error) {
 	var redirects string
 	var created sql.NullInt64
 	if err := scan(&p.ID, &p.User, &secret, &p.Name, &redirects, &created); err != nil {

@@ -11,7 +11,7 @@ import (
 type belonging struct {
 	table, column, noun string
 	sel, order          string
-	scan                func(func(...any) error) (InProject, error)
+	scan                func(db.Scan) (InProject, error)
 	exists              func(tx *db.Tx, workspace string, id int64) error
 }
 
@@ -39,7 +39,7 @@ func (a *Access) inProject(ctx context.Context, by Actor, b belonging, workspace
 		return nil, err
 	}
 	err = a.db.Read(ctx, func(tx *db.Tx) (err error) {
-		all, err = list(tx, b.scan, b.sel+b.order, project)
+		all, err = db.List(tx, b.scan, b.sel+b.order, project)
 		return err
 	})
 	return all, err

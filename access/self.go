@@ -102,22 +102,14 @@ func (a *Access) Keys(ctx context.Context, by Actor) (all []Key, err error) {
 	if err := by.Has(UserKey); err != nil {
 		return nil, err
 	}
-	err = a.db.Read(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(`SELECT id, title, content, created FROM user_keys WHERE user_id = ? ORDER BY id`, by.User.ID)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var k Key
+	err = a.db.Read(ctx, func(tx *db.Tx) (err error) {
+		all, err = db.List(tx, func(scan db.Scan) (k Key, err error) {
 			var created int64
-			if err := rows.Scan(&k.ID, &k.Title, &k.Content, &created); err != nil {
-				return err
-			}
+			err = scan(&k.ID, &k.Title, &k.Content, &created)
 			k.Created = time.UnixMicro(created)
-			all = append(all, k)
-		}
-		return rows.Err()
+			return k, err
+		}, `SELECT id, title, content, created FROM user_keys WHERE user_id = ? ORDER BY id`, by.User.ID)
+		return err
 	})
 	return all, err
 }
@@ -185,21 +177,12 @@ func (a *Access) Emails(ctx context.Context, by Actor) (all []Email, err error) 
 }
 
 func emails(tx *db.Tx, user int64) (all []Email, err error) {
-	rows, err := tx.Query(`SELECT email, 1, 0 AS at FROM users WHERE id = ? AND email <> ''
-		UNION ALL SELECT email, 0, created FROM user_emails WHERE user_id = ? ORDER BY at`, user, user)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var e Email
+	return db.List(tx, func(scan db.Scan) (e Email, err error) {
 		var at int64
-		if err := rows.Scan(&e.Address, &e.First, &at); err != nil {
-			return nil, err
-		}
-		all = append(all, e)
-	}
-	return all, rows.Err()
+		err = scan(&e.Address, &e.First, &at)
+		return e, err
+	}, `SELECT email, 1, 0 AS at FROM users WHERE id = ? AND email <> ''
+		UNION ALL SELECT email, 0, created FROM user_emails WHERE user_id = ? ORDER BY at`, user, user)
 }
 
 // DeleteEmail forgets an address of the actor's user. That which it was invited

@@ -44,7 +44,7 @@ func roles(tx *db.Tx, user int64) (map[string]Role, error) {
 
 const tokenColumns = `id, user_id, name, scopes, workspaces, ips, created, expires, last_used`
 
-func scanToken(scan func(...any) error) (Token, error) {
+func scanToken(scan db.Scan) (Token, error) {
 	var t Token
 	var lists [3]string
 	var created, expires, used sql.NullInt64
@@ -72,19 +72,7 @@ func hasToken(tx *db.Tx, id string) error {
 }
 
 func tokensOf(tx *db.Tx, user int64) (list []Token, err error) {
-	rows, err := tx.Query(`SELECT `+tokenColumns+` FROM tokens WHERE user_id = ? ORDER BY created, id`, user)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		t, err := scanToken(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, t)
-	}
-	return list, rows.Err()
+	return db.List(tx, scanToken, `SELECT `+tokenColumns+` FROM tokens WHERE user_id = ? ORDER BY created, id`, user)
 }
 
 // insertToken gives the token an id and stores it.

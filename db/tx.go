@@ -161,19 +161,28 @@ func NotFound(err error, what string, args ...any) error {
 	return fmt.Errorf(what+": %w", append(args, errdefs.ErrNotFound)...)
 }
 
-// Column gives what a query of one column finds, in its order.
-func Column[T any](tx *Tx, query string, args ...any) (l []T, err error) {
+// Scan reads the columns of a row into what the pointers are to.
+type Scan = func(into ...any) error
+
+// List gives what one makes of each row that a query finds, in their order. one may
+// look at nothing else in the store meanwhile.
+func List[T any](tx *Tx, one func(Scan) (T, error), query string, args ...any) (l []T, err error) {
 	rows, err := tx.Query(query, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var v T
-		if err := rows.Scan(&v); err != nil {
+		v, err := one(rows.Scan)
+		if err != nil {
 			return nil, err
 		}
 		l = append(l, v)
 	}
 	return l, rows.Err()
+}
+
+// Column gives what a query of one column finds, in its order.
+func Column[T any](tx *Tx, query string, args ...any) ([]T, error) {
+	return List(tx, func(scan Scan) (v T, err error) { err = scan(&v); return v, err }, query, args...)
 }

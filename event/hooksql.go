@@ -106,21 +106,12 @@ func loadHooks(tx *db.Tx, where string, args ...any) (list []Hook, err error) {
 }
 
 func loadRequests(tx *db.Tx, number int64) (list []Request, err error) {
-	rows, err := tx.Query(`SELECT sent, status, error, body FROM webhook_requests WHERE webhook = ? ORDER BY id DESC LIMIT ?`, number, maxRemains)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var r Request
+	return db.List(tx, func(scan db.Scan) (r Request, err error) {
 		var sent sql.NullInt64
-		if err := rows.Scan(&sent, &r.Status, &r.Error, &r.Body); err != nil {
-			return nil, err
-		}
+		err = scan(&sent, &r.Status, &r.Error, &r.Body)
 		r.Sent = db.Time(sent)
-		list = append(list, r)
-	}
-	return list, rows.Err()
+		return r, err
+	}, `SELECT sent, status, error, body FROM webhook_requests WHERE webhook = ? ORDER BY id DESC LIMIT ?`, number, maxRemains)
 }
 
 // saveRequest keeps a request and drops those that are too many.

@@ -51,23 +51,15 @@ func (i *Images) Check(ctx context.Context) error {
 
 // named lists what there is to check.
 func (i *Images) named(ctx context.Context) (all []named, err error) {
-	err = i.db.Read(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(`SELECT 0, 'the tag ' || r.name || ':' || t.tag, t.digest FROM image_tags t JOIN image_repositories r ON r.id = t.repository
+	err = i.db.Read(ctx, func(tx *db.Tx) (err error) {
+		all, err = db.List(tx, func(scan db.Scan) (n named, err error) {
+			var rank int
+			err = scan(&rank, &n.name, &n.digest)
+			return n, err
+		}, `SELECT 0, 'the tag ' || r.name || ':' || t.tag, t.digest FROM image_tags t JOIN image_repositories r ON r.id = t.repository
 			UNION ALL SELECT 1, 'the image ' || name, digest FROM image_outside
 			UNION ALL SELECT 2, 'the image held as ' || id, digest FROM image_holds WHERE state = 'held' ORDER BY 1, 2`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var rank int
-			var n named
-			if err := rows.Scan(&rank, &n.name, &n.digest); err != nil {
-				return err
-			}
-			all = append(all, n)
-		}
-		return rows.Err()
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("image check: %w", err)

@@ -159,20 +159,12 @@ func (i *Images) Settle(ctx context.Context) error {
 }
 
 func (i *Images) openHolds(ctx context.Context, where string, args ...any) (list []hold, err error) {
-	err = i.db.Read(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(`SELECT id, digest, state FROM image_holds WHERE `+where+` ORDER BY created, id`, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var h hold
-			if err := rows.Scan(&h.id, &h.digest, &h.state); err != nil {
-				return err
-			}
-			list = append(list, h)
-		}
-		return rows.Err()
+	err = i.db.Read(ctx, func(tx *db.Tx) (err error) {
+		list, err = db.List(tx, func(scan db.Scan) (h hold, err error) {
+			err = scan(&h.id, &h.digest, &h.state)
+			return h, err
+		}, `SELECT id, digest, state FROM image_holds WHERE `+where+` ORDER BY created, id`, args...)
+		return err
 	})
 	return list, err
 }
@@ -332,27 +324,16 @@ func expireOutside(tx *db.Tx, before any) error {
 // expireManifests removes manifests that have had no tag for long, are no part
 // of an index and are not about a manifest that is there.
 func expireManifests(tx *db.Tx, before any) error {
-	rows, err := tx.Query(`SELECT m.repository, m.digest FROM image_manifests m WHERE m.touched < ?
-		AND NOT EXISTS (SELECT 1 FROM image_tags t WHERE t.repository = m.repository AND t.digest = m.digest)
-		AND NOT EXISTS (SELECT 1 FROM image_links l WHERE l.repository = m.repository AND l.blob = m.digest)
-		AND NOT EXISTS (SELECT 1 FROM image_manifests s WHERE s.repository = m.repository AND s.digest = m.subject)`, before)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
 	type key struct {
 		repo   int64
 		digest string
 	}
-	var list []key
-	for rows.Next() {
-		var k key
-		if err := rows.Scan(&k.repo, &k.digest); err != nil {
-			return err
-		}
-		list = append(list, k)
-	}
-	if err := rows.Err(); err != nil {
+	list, err := db.List(tx, func(scan db.Scan) (k key, err error) { err = scan(&k.repo, &k.digest); return k, err },
+		`SELECT m.repository, m.digest FROM image_manifests m WHERE m.touched < ?
+		AND NOT EXISTS (SELECT 1 FROM image_tags t WHERE t.repository = m.repository AND t.digest = m.digest)
+		AND NOT EXISTS (SELECT 1 FROM image_links l WHERE l.repository = m.repository AND l.blob = m.digest)
+		AND NOT EXISTS (SELECT 1 FROM image_manifests s WHERE s.repository = m.repository AND s.digest = m.subject)`, before)
+	if err != nil {
 		return err
 	}
 	for _, k := range list {

@@ -19,7 +19,7 @@ type repository struct {
 
 const repositoryColumns = `id, workspace, name, public, pulls, pushes, pulled, pushed`
 
-func scanRepository(scan func(...any) error) (r repository, err error) {
+func scanRepository(scan db.Scan) (r repository, err error) {
 	var pulled, pushed sql.NullInt64
 	err = scan(&r.id, &r.workspace, &r.Name, &r.Public, &r.Pulls, &r.Pushes, &pulled, &pushed)
 	r.Pulled, r.Pushed = db.Time(pulled), db.Time(pushed)
@@ -33,20 +33,8 @@ func findRepository(tx *db.Tx, name string) (repository, error) {
 
 // listRepositories lists those with an image; workspace "" is all of them.
 func listRepositories(tx *db.Tx, workspace, after string) (list []repository, err error) {
-	rows, err := tx.Query(`SELECT `+repositoryColumns+` FROM image_repositories r WHERE (? = '' OR workspace = ?) AND name > ?
+	return db.List(tx, scanRepository, `SELECT `+repositoryColumns+` FROM image_repositories r WHERE (? = '' OR workspace = ?) AND name > ?
 		AND EXISTS (SELECT 1 FROM image_manifests m WHERE m.repository = r.id) ORDER BY name`, workspace, workspace, after)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		r, err := scanRepository(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }
 
 // ensureRepository finds a repository or makes it.
@@ -75,7 +63,7 @@ type manifest struct {
 
 const manifestColumns = `repository, digest, media_type, size, config, subject, artifact_type, annotations, expanded`
 
-func scanManifest(scan func(...any) error) (m manifest, err error) {
+func scanManifest(scan db.Scan) (m manifest, err error) {
 	var notes string
 	err = scan(&m.repo, &m.digest, &m.mediaType, &m.size, &m.config, &m.subject, &m.artifactType, &notes, &m.expanded)
 	if err == nil && notes != "" {
@@ -90,19 +78,7 @@ func findManifest(tx *db.Tx, repo int64, digest string) (manifest, error) {
 }
 
 func findManifests(tx *db.Tx, where string, args ...any) (list []manifest, err error) {
-	rows, err := tx.Query(`SELECT `+manifestColumns+` FROM image_manifests WHERE `+where+` ORDER BY repository, digest`, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		m, err := scanManifest(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, m)
-	}
-	return list, rows.Err()
+	return db.List(tx, scanManifest, `SELECT `+manifestColumns+` FROM image_manifests WHERE `+where+` ORDER BY repository, digest`, args...)
 }
 
 // saveManifest writes a manifest with what it links to. One that is there
@@ -204,25 +180,17 @@ func countPush(tx *db.Tx, repo int64) error {
 // listTags lists the tags of the own repositories of a workspace, newest first;
 // name "" is all of them.
 func listTags(tx *db.Tx, workspace, name string) (list []Tag, err error) {
-	rows, err := tx.Query(`SELECT r.name, t.tag, t.digest, m.config, t.updated
-		FROM image_tags t JOIN image_repositories r ON r.id = t.repository
-		JOIN image_manifests m ON m.repository = t.repository AND m.digest = t.digest
-		WHERE r.workspace = ? AND (? = '' OR r.name = ?) ORDER BY t.updated DESC, r.name, t.tag`, workspace, name, name)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return db.List(tx, func(scan db.Scan) (Tag, error) {
 		t := Tag{Own: true}
 		var config string
 		var updated sql.NullInt64
-		if err := rows.Scan(&t.Repository, &t.Tag, &t.Digest, &config, &updated); err != nil {
-			return nil, err
-		}
+		err := scan(&t.Repository, &t.Tag, &t.Digest, &config, &updated)
 		t.ConfigID, t.Updated = hexOf(config), db.Time(updated)
-		list = append(list, t)
-	}
-	return list, rows.Err()
+		return t, err
+	}, `SELECT r.name, t.tag, t.digest, m.config, t.updated
+		FROM image_tags t JOIN image_repositories r ON r.id = t.repository
+		JOIN image_manifests m ON m.repository = t.repository AND m.digest = t.digest
+		WHERE r.workspace = ? AND (? = '' OR r.name = ?) ORDER BY t.updated DESC, r.name, t.tag`, workspace, name, name)
 }
 
 // outside is a row: a name of another registry that a workspace has.
@@ -239,7 +207,7 @@ type outside struct {
 
 const outsideColumns = `id, workspace, name, digest, config, source = 'loaded', updated, used`
 
-func scanOutside(scan func(...any) error) (o outside, err error) {
+func scanOutside(scan db.Scan) (o outside, err error) {
 	err = scan(&o.id, &o.workspace, &o.name, &o.digest, &o.config, &o.loaded, &o.updated, &o.used)
 	return o, err
 }
@@ -250,19 +218,7 @@ func findOutside(tx *db.Tx, workspace, name string) (outside, error) {
 }
 
 func listOutside(tx *db.Tx, workspace string) (list []outside, err error) {
-	rows, err := tx.Query(`SELECT `+outsideColumns+` FROM image_outside WHERE workspace = ? ORDER BY updated DESC, name`, workspace)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		o, err := scanOutside(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, o)
-	}
-	return list, rows.Err()
+	return db.List(tx, scanOutside, `SELECT `+outsideColumns+` FROM image_outside WHERE workspace = ? ORDER BY updated DESC, name`, workspace)
 }
 
 // saveOutside writes a name and has its image held.

@@ -10,7 +10,7 @@ import (
 
 const columns = `id, project, hostname, is_default, enabled, verified, created, updated`
 
-func scan(row func(...any) error) (in Ingress, err error) {
+func scan(row db.Scan) (in Ingress, err error) {
 	var created, updated sql.NullInt64
 	err = row(&in.ID, &in.Project, &in.Hostname, &in.Default, &in.Enabled, &in.Verified, &created, &updated)
 	in.Created, in.Updated = db.Time(created), db.Time(updated)
@@ -30,19 +30,11 @@ func loadOne(tx *db.Tx, what string, row *sql.Row) (Ingress, error) {
 	if err != nil {
 		return in, db.NotFound(err, "ingress %s", what)
 	}
-	rows, err := tx.Query(`SELECT path, service, port, url, page FROM ingress_paths WHERE ingress = ? ORDER BY position`, in.ID)
-	if err != nil {
-		return in, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var p Path
-		if err := rows.Scan(&p.Path, &p.Service, &p.Port, &p.URL, &p.DefaultPage); err != nil {
-			return in, err
-		}
-		in.Paths = append(in.Paths, p)
-	}
-	return in, rows.Err()
+	in.Paths, err = db.List(tx, func(scan db.Scan) (p Path, err error) {
+		err = scan(&p.Path, &p.Service, &p.Port, &p.URL, &p.DefaultPage)
+		return p, err
+	}, `SELECT path, service, port, url, page FROM ingress_paths WHERE ingress = ? ORDER BY position`, in.ID)
+	return in, err
 }
 
 // loadAll lists all, oldest first.
@@ -64,21 +56,11 @@ func loadAll(tx *db.Tx) ([]Ingress, error) {
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
-	var list []Ingress
-	rows, err = tx.Query(`SELECT ` + columns + ` FROM ingresses ORDER BY created, id`)
-	if err != nil {
-		return nil, err
+	list, err := db.List(tx, scan, `SELECT `+columns+` FROM ingresses ORDER BY created, id`)
+	for i := range list {
+		list[i].Paths = paths[list[i].ID]
 	}
-	defer rows.Close()
-	for rows.Next() {
-		in, err := scan(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		in.Paths = paths[in.ID]
-		list = append(list, in)
-	}
-	return list, rows.Err()
+	return list, err
 }
 
 func hasDefault(tx *db.Tx, id project.ID) (have bool, err error) {

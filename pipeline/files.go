@@ -334,22 +334,14 @@ func (h *handling) removeFiles(ctx context.Context, volume string) error {
 func (h *handling) clearFiles(ctx context.Context, volume string) (left bool, err error) {
 	keep, folders := map[string]bool{}, map[string]bool{}
 	err = h.p.db.Read(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(`SELECT path FROM pipeline_files WHERE pipeline = ?`, h.x.Pipeline)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var p string
-			if err := rows.Scan(&p); err != nil {
-				return err
-			}
+		put, err := db.Column[string](tx, `SELECT path FROM pipeline_files WHERE pipeline = ?`, h.x.Pipeline)
+		for _, p := range put {
 			keep[p] = true
 			for p = path.Dir(p); p != "."; p = path.Dir(p) {
 				folders[p] = true
 			}
 		}
-		return rows.Err()
+		return err
 	})
 	if err != nil {
 		return false, err

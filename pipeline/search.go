@@ -70,21 +70,8 @@ func (p *Pipelines) Search(ctx context.Context, by access.Actor, s Search) (l []
 		if err := tx.QueryRow(`SELECT COUNT(*)`+which, args...).Scan(&total); err != nil {
 			return err
 		}
-		rows, err := tx.Query(`SELECT e.id`+which+` ORDER BY e.created DESC, e.number DESC LIMIT ? OFFSET ?`, append(args, s.Limit, s.Offset)...)
+		ids, err := db.Column[ExecutionID](tx, `SELECT e.id`+which+` ORDER BY e.created DESC, e.number DESC LIMIT ? OFFSET ?`, append(args, s.Limit, s.Offset)...)
 		if err != nil {
-			return err
-		}
-		var ids []ExecutionID
-		for rows.Next() {
-			var id ExecutionID
-			if err := rows.Scan(&id); err != nil {
-				rows.Close()
-				return err
-			}
-			ids = append(ids, id)
-		}
-		rows.Close()
-		if err := rows.Err(); err != nil {
 			return err
 		}
 		for _, id := range ids {

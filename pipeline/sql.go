@@ -283,18 +283,5 @@ func unknownExecutions(tx *db.Tx, ids []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(`SELECT j.value FROM json_each(?) j WHERE NOT EXISTS (SELECT 1 FROM executions e WHERE e.id = j.value)`, string(list))
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var l []string
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		l = append(l, id)
-	}
-	return l, rows.Err()
+	return db.Column[string](tx, `SELECT j.value FROM json_each(?) j WHERE NOT EXISTS (SELECT 1 FROM executions e WHERE e.id = j.value)`, string(list))
 }

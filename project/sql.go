@@ -33,7 +33,7 @@ func number(tx *db.Tx, noun string) (n int64, err error) {
 
 const workspaceColumns = `id, number, domain, name, owner, created`
 
-func scanWorkspace(scan func(...any) error) (w Workspace, err error) {
+func scanWorkspace(scan db.Scan) (w Workspace, err error) {
 	var created sql.NullInt64
 	err = scan(&w.ID, &w.Number, &w.Domain, &w.Name, &w.Owner, &created)
 	w.Created = db.Time(created)
@@ -52,19 +52,7 @@ func FindWorkspace(tx *db.Tx, ref string) (Workspace, error) {
 }
 
 func workspaces(tx *db.Tx) (list []Workspace, err error) {
-	rows, err := tx.Query(`SELECT ` + workspaceColumns + ` FROM workspaces WHERE deleted IS NULL ORDER BY number`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		w, err := scanWorkspace(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, w)
-	}
-	return list, rows.Err()
+	return db.List(tx, scanWorkspace, `SELECT `+workspaceColumns+` FROM workspaces WHERE deleted IS NULL ORDER BY number`)
 }
 
 func newWorkspace(tx *db.Tx, w Workspace) (_ Workspace, err error) {
@@ -86,7 +74,7 @@ func newWorkspace(tx *db.Tx, w Workspace) (_ Workspace, err error) {
 const selectProject = `SELECT p.id, p.short_id, p.number, p.workspace, w.domain, p.name, p.display_name, p.status, p.public,
 	p.created_by, p.created, p.updated, p.attrs FROM projects p JOIN workspaces w ON w.id = p.workspace `
 
-func scanProject(scan func(...any) error) (p Project, err error) {
+func scanProject(scan db.Scan) (p Project, err error) {
 	var created, updated sql.NullInt64
 	var attrs string
 	err = scan(&p.ID, &p.ShortID, &p.Number, &p.Workspace, &p.Domain, &p.Name, &p.DisplayName, &p.Status, &p.Public,
@@ -110,19 +98,7 @@ func one(tx *db.Tx, ref, where string, args ...any) (Project, error) {
 }
 
 func many(tx *db.Tx, where string, args ...any) (list []Project, err error) {
-	rows, err := tx.Query(selectProject+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		p, err := scanProject(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, p)
-	}
-	return list, rows.Err()
+	return db.List(tx, scanProject, selectProject+where, args...)
 }
 
 // Load reads a project in the caller's transaction, without asking who. A

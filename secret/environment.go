@@ -159,21 +159,12 @@ func EnvironmentFor(tx *db.Tx, workspace string, in project.ID, name string) (En
 }
 
 func environments(tx *db.Tx, where string, args ...any) (list []Environment, err error) {
-	rows, err := tx.Query(`SELECT id, workspace, COALESCE(project, ''), identifier, name, created FROM environments `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var e Environment
+	return db.List(tx, func(scan db.Scan) (e Environment, err error) {
 		var created sql.NullInt64
-		if err := rows.Scan(&e.ID, &e.Workspace, &e.Project, &e.Identifier, &e.Name, &created); err != nil {
-			return nil, err
-		}
+		err = scan(&e.ID, &e.Workspace, &e.Project, &e.Identifier, &e.Name, &created)
 		e.Created = db.Time(created)
-		list = append(list, e)
-	}
-	return list, rows.Err()
+		return e, err
+	}, `SELECT id, workspace, COALESCE(project, ''), identifier, name, created FROM environments `+where, args...)
 }
 
 // placed fills in whose environment a scope names; one that is not the

@@ -93,30 +93,23 @@ func (s *Secrets) findIntegration(tx *db.Tx, workspace, name string) (Integratio
 // integrations reads integrations with their credentials. Those of a deleted
 // project are gone with it.
 func (s *Secrets) integrations(tx *db.Tx, where string, args ...any) (list []Integration, err error) {
-	rows, err := tx.Query(`SELECT id, workspace, COALESCE(project, ''), identifier, name, type, auth_type, all_pipelines, pipelines, permissions,
-		server_url, sealed, created, updated FROM (SELECT * FROM integrations i WHERE project IS NULL
-			OR EXISTS (SELECT 1 FROM projects p WHERE p.id = i.project AND p.deleted IS NULL)) `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var i Integration
+	return db.List(tx, func(scan db.Scan) (i Integration, err error) {
 		var pipelines, permissions, sealed []byte
 		var created, updated sql.NullInt64
-		if err := rows.Scan(&i.ID, &i.Workspace, &i.Project, &i.Identifier, &i.Name, &i.Type, &i.Auth, &i.AllPipelines, &pipelines, &permissions,
+		if err := scan(&i.ID, &i.Workspace, &i.Project, &i.Identifier, &i.Name, &i.Type, &i.Auth, &i.AllPipelines, &pipelines, &permissions,
 			&i.ServerURL, &sealed, &created, &updated); err != nil {
-			return nil, err
+			return i, err
 		}
 		text, err := s.box.Open(sealed, integrationRow(i.ID))
 		if err == nil {
 			err = errors.Join(json.Unmarshal(text, &i.Credentials), json.Unmarshal(pipelines, &i.Pipelines), json.Unmarshal(permissions, &i.Permissions))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("integration %s: %w", i.ID, err)
+			return i, fmt.Errorf("integration %s: %w", i.ID, err)
 		}
 		i.Created, i.Updated = db.Time(created), db.Time(updated)
-		list = append(list, i)
-	}
-	return list, rows.Err()
+		return i, nil
+	}, `SELECT id, workspace, COALESCE(project, ''), identifier, name, type, auth_type, all_pipelines, pipelines, permissions,
+		server_url, sealed, created, updated FROM (SELECT * FROM integrations i WHERE project IS NULL
+			OR EXISTS (SELECT 1 FROM projects p WHERE p.id = i.project AND p.deleted IS NULL)) `+where, args...)
 }

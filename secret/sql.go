@@ -52,28 +52,21 @@ func (s *Secrets) saveVariable(tx *db.Tx, v Variable) error {
 
 // variables reads variables with their true values.
 func (s *Secrets) variables(tx *db.Tx, where string, args ...any) (list []Variable, err error) {
-	rows, err := tx.Query(`SELECT id, workspace, COALESCE(project, ''), COALESCE(environment, ''), pipeline, action, name, value, type, description,
-		encrypted, settable, run_settable, file_place, file_path, file_mode, updated FROM variables `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var v Variable
+	return db.List(tx, func(scan db.Scan) (v Variable, err error) {
 		var sealed []byte
 		var updated sql.NullInt64
-		if err := rows.Scan(&v.ID, &v.Scope.Workspace, &v.Scope.Project, &v.Scope.Environment, &v.Scope.Pipeline, &v.Scope.Action, &v.Key,
+		if err := scan(&v.ID, &v.Scope.Workspace, &v.Scope.Project, &v.Scope.Environment, &v.Scope.Pipeline, &v.Scope.Action, &v.Key,
 			&sealed, &v.Type, &v.Description, &v.Encrypted, &v.Settable, &v.RunOnlySettable, &v.FilePlace, &v.FilePath, &v.FileMode, &updated); err != nil {
-			return nil, err
+			return v, err
 		}
 		text, err := s.box.Open(sealed, variableRow(v.ID))
 		if err != nil {
-			return nil, fmt.Errorf("variable %s: %w", v.Key, err)
+			return v, fmt.Errorf("variable %s: %w", v.Key, err)
 		}
 		v.Value, v.Updated = string(text), db.Time(updated)
-		list = append(list, v)
-	}
-	return list, rows.Err()
+		return v, nil
+	}, `SELECT id, workspace, COALESCE(project, ''), COALESCE(environment, ''), pipeline, action, name, value, type, description,
+		encrypted, settable, run_settable, file_place, file_path, file_mode, updated FROM variables `+where, args...)
 }
 
 func (s *Secrets) effective(tx *db.Tx, at Scope) ([]Variable, error) {
@@ -156,24 +149,17 @@ func (s *Secrets) updateLogin(tx *db.Tx, l Login) error {
 
 // logins reads logins with their passwords.
 func (s *Secrets) logins(tx *db.Tx, where string, args ...any) (list []Login, err error) {
-	rows, err := tx.Query(`SELECT id, project, description, host, username, password, valid, checked FROM logins `+where, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var l Login
+	return db.List(tx, func(scan db.Scan) (l Login, err error) {
 		var sealed []byte
 		var checked sql.NullInt64
-		if err := rows.Scan(&l.ID, &l.Project, &l.Description, &l.Host, &l.Username, &sealed, &l.Valid, &checked); err != nil {
-			return nil, err
+		if err := scan(&l.ID, &l.Project, &l.Description, &l.Host, &l.Username, &sealed, &l.Valid, &checked); err != nil {
+			return l, err
 		}
 		text, err := s.box.Open(sealed, loginRow(l.ID))
 		if err != nil {
-			return nil, fmt.Errorf("registry %s: %w", l.Host, err)
+			return l, fmt.Errorf("registry %s: %w", l.Host, err)
 		}
 		l.Password, l.Checked = string(text), db.Time(checked)
-		list = append(list, l)
-	}
-	return list, rows.Err()
+		return l, nil
+	}, `SELECT id, project, description, host, username, password, valid, checked FROM logins `+where, args...)
 }

@@ -2,7 +2,6 @@ package stack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -127,21 +126,10 @@ func resembles(first, host string) bool {
 // retryImages has missing images looked for at once: something was pushed, or
 // a login changed.
 func retryImages(tx *db.Tx, workspace string) error {
-	rows, err := tx.Query(`SELECT DISTINCT s.stack FROM service_definitions d JOIN services s ON s.id = d.service
+	ids, err := db.Column[string](tx, `SELECT DISTINCT s.stack FROM service_definitions d JOIN services s ON s.id = d.service
 		JOIN stacks t ON t.id = s.stack JOIN projects p ON p.id = t.project
 		WHERE d.digest = '' AND d.retry_at IS NOT NULL AND s.removed IS NULL AND p.workspace = ?`, workspace)
 	if err != nil {
-		return err
-	}
-	var ids []string
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return errors.Join(err, rows.Close())
-		}
-		ids = append(ids, id)
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return err
 	}
 	for _, id := range ids {

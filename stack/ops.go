@@ -348,19 +348,7 @@ func (s *Stacks) visible(ctx context.Context, by access.Actor, id project.ID) (a
 // stacksOf reads the stacks of a project, oldest first, deleted ones too if
 // asked for.
 func stacksOf(tx *db.Tx, id project.ID, deleted bool) (all []row, err error) {
-	rows, err := tx.Query(`SELECT `+stackColumns+` FROM stacks WHERE project = ? AND (deleted IS NULL OR ?) ORDER BY created, id`, string(id), deleted)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		r, err := scanStack(rows.Scan)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, r)
-	}
-	return all, rows.Err()
+	return db.List(tx, scanStack, `SELECT `+stackColumns+` FROM stacks WHERE project = ? AND (deleted IS NULL OR ?) ORDER BY created, id`, string(id), deleted)
 }
 
 // Delete stops and removes a stack. Its volumes are kept for a while; the

@@ -100,7 +100,7 @@ func (w *world) volume(key string) *volume {
 
 const stackColumns = `id, project, description, prefix, generation, observed_generation, created, updated, deleted, with_project`
 
-func scanStack(scan func(...any) error) (r row, err error) {
+func scanStack(scan db.Scan) (r row, err error) {
 	var created, updated, deleted sql.NullInt64
 	err = scan(&r.ID, &r.Project, &r.Description, &r.Prefix, &r.Generation, &r.Observed, &created, &updated, &deleted, &r.WithProject)
 	r.Created, r.Updated, r.Deleted = db.Time(created), db.Time(updated), db.Time(deleted)
@@ -191,23 +191,16 @@ func (w *world) loadDefinitions(tx *db.Tx, box *secret.Box) error {
 // envRow is what the sealed environment of a definition is bound to.
 func envRow(id string) string { return "service_definitions/" + id + "/env" }
 
-func (w *world) loadVolumes(tx *db.Tx) error {
-	rows, err := tx.Query(`SELECT id, key, name, orphaned, removed, bytes, bytes_set, created FROM volumes
-		WHERE stack = ? ORDER BY name, created, id`, string(w.stack.ID))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+func (w *world) loadVolumes(tx *db.Tx) (err error) {
+	w.volumes, err = db.List(tx, func(scan db.Scan) (*volume, error) {
 		v := &volume{}
 		var removed, set, created sql.NullInt64
-		if err := rows.Scan(&v.ID, &v.Key, &v.Name, &v.Orphaned, &removed, &v.Bytes, &set, &created); err != nil {
-			return err
-		}
+		err := scan(&v.ID, &v.Key, &v.Name, &v.Orphaned, &removed, &v.Bytes, &set, &created)
 		v.Removed, v.BytesSet, v.Created = db.Time(removed), db.Time(set), db.Time(created)
-		w.volumes = append(w.volumes, v)
-	}
-	return rows.Err()
+		return v, err
+	}, `SELECT id, key, name, orphaned, removed, bytes, bytes_set, created FROM volumes
+		WHERE stack = ? ORDER BY name, created, id`, string(w.stack.ID))
+	return err
 }
 
 // save writes all of a service but its id, stack and what never changes.
