@@ -53,7 +53,7 @@ func (s *lane) story(name string) *story {
 // hosted, changed, and gives way to another.
 func (y *story) tell(ctx context.Context) error {
 	dockerfile := "FROM slipway.local/default/steady:latest\nCOPY name /name\nRUN [\"/probe\", \"lines\", \"10\", \"10ms\"]\n"
-	file, err := json.Marshal([]any{map[string]any{"pipeline": "work", "actions": y.actions}}) // which is YAML, too
+	file, err := json.Marshal([]any{map[string]any{"pipeline": "work", "events": onMain(), "actions": y.actions}}) // which is YAML, too
 	if err != nil {
 		return err
 	}

@@ -100,6 +100,11 @@ func (j *job) makeProject(ctx context.Context, more ...map[string]any) error {
 	})
 }
 
+// onMain are the events of a push to main.
+func onMain() []any {
+	return []any{map[string]any{"type": "PUSH", "refs": []string{"refs/heads/main"}}}
+}
+
 // makePipeline makes the pipeline and what is missing of its actions.
 func (j *job) makePipeline(ctx context.Context) error {
 	return keep(ctx, "pipeline", time.Minute, func(ctx context.Context) error {
@@ -116,9 +121,10 @@ func (j *job) makePipeline(ctx context.Context) error {
 			return fmt.Errorf("there are %d pipelines", len(l.Pipelines))
 		}
 		if len(l.Pipelines) == 0 {
-			body := map[string]any{"name": "Work", "events": []any{map[string]any{"type": "PUSH", "refs": []string{"refs/heads/main"}}}, "concurrent_pipeline_runs": j.concurrent}
-			if j.inFile {
+			body := map[string]any{"name": "Work", "events": onMain(), "concurrent_pipeline_runs": j.concurrent}
+			if j.inFile { // which says what starts it
 				body["git_config_ref"] = "DYNAMIC"
+				delete(body, "events")
 			}
 			if err := j.s.Do(ctx, "POST", j.path()+"/pipelines", body, nil); err != nil {
 				return err

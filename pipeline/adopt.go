@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -39,10 +40,13 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 	if !d.Pipeline.VariablesByYAML {
 		a.pipeline.Variables = pl.Variables
 	}
-	if d.Pipeline.VariablesByYAML || d.Pipeline.PermissionsByYAML {
-		if err := p.adoptRow(tx, pl, &a, d.holds); err != nil {
+	if d.holds || d.Pipeline.VariablesByYAML || d.Pipeline.PermissionsByYAML {
+		if err := p.adoptRow(tx, pl, &a, d); err != nil {
 			return a, d.from.wrong("", err)
 		}
+	}
+	if !d.holds {
+		a.pipeline.starts(pl.onBranch(d))
 	}
 	by, err := access.As(tx, user)
 	if err != nil {
@@ -113,8 +117,11 @@ func deleteAction(tx *db.Tx, pl Pipeline, id ActionID) error {
 
 // adoptRow gives the pipeline in the store what the file is to manage of it, if the
 // file holds for it.
-func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, holds bool) error {
+func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, d *defined) error {
 	row := pl
+	if d.fresh(pl) {
+		row = pl.said(d)
+	}
 	if a.pipeline.PermissionsByYAML {
 		row.Permissions = a.pipeline.Permissions
 	}
@@ -135,18 +142,12 @@ func (p *Pipelines) adoptRow(tx *db.Tx, pl Pipeline, a *adopted, holds bool) err
 			a.hidden[pl.ID.row()+"/"+k] = v
 		}
 	}
-	if !holds {
+	if !d.holds {
 		a.pipeline.Permissions = pl.Permissions
 		return nil
 	}
-	if same(row.Variables, pl.Variables) && same(row.Permissions, pl.Permissions) && maps.Equal(all, had) {
-		return nil
-	}
-	spec, err := specOf(row)
-	if err != nil {
-		return err
-	}
-	if _, err := tx.Exec(`UPDATE pipelines SET spec = ? WHERE id = ?`, spec, pl.ID); err != nil {
+	a.pipeline.starts(row)
+	if err := p.replace(tx, pl, row); err != nil || maps.Equal(all, had) {
 		return err
 	}
 	return p.seal(tx, "pipelines", pl.ID.row(), all, int64(pl.ID))
@@ -269,7 +270,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 
 // definedNow gives an execution the definition that was read for it; it fails if
 // there is none, or if the pipeline is not defined by a file any more.
-func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (failed bool, err error) {
+func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (ended bool, err error) {
 	if d.err != nil {
 		return true, h.p.problem(tx, x, h.masked(d.err.Error()))
 	}
@@ -283,6 +284,10 @@ func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (failed bool,
 	a, err := h.p.adopt(tx, x.By, pl, d)
 	if err != nil {
 		return false, err
+	}
+	if a.pipeline.Disabled && slices.Contains(d.Says, "disabled") {
+		x.Status, x.Finished = Skipped, tx.Now
+		return true, h.p.skip(tx, x.ID, strings.TrimSuffix("the pipeline is disabled by "+d.from.name+": "+a.pipeline.Reason, ": "))
 	}
 	x.Frozen, x.Notes, x.undefined, x.own = a.pipeline, a.notes, false, true
 	x.Priority = cmp.Or(x.Frozen.Priority, Normal) // nobody asked for another one

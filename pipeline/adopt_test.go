@@ -25,6 +25,11 @@ func plainLanguage() Language {
 			inv.Add("", "format", err.Error())
 			return d, nil, inv.Err()
 		}
+		for _, s := range starters() {
+			if !s.same(d.Pipeline, Pipeline{}) {
+				d.Says = append(d.Says, s.name)
+			}
+		}
 		return d, nil, nil
 	}}
 }
@@ -32,28 +37,59 @@ func plainLanguage() Language {
 // file commits a definition to a branch.
 func (w *world) file(branch string, p Pipeline, actions ...Action) {
 	w.t.Helper()
-	text, err := json.Marshal(Definition{p, actions})
+	text, err := json.Marshal(Definition{Pipeline: p, Actions: actions})
 	w.must(err)
 	_, err = w.sources.Write(w.t.Context(), w.admin, w.pr.ID, branch, "buddy.yml", text, "definition")
 	w.must(err)
 }
 
-// push starts what a push to a branch asks for.
+// push starts what a push to a branch asks for, once the files are read that say so.
 func (w *world) push(branch string) Execution {
+	w.t.Helper()
+	all := w.pushes(branch)
+	if len(all) != 1 {
+		w.t.Fatalf("started: %+v", all)
+	}
+	return all[0]
+}
+
+// pushes are the executions that a push to a branch starts.
+func (w *world) pushes(branch string) (all []Execution) {
 	w.t.Helper()
 	c, err := w.sources.Resolve(w.t.Context(), w.pr.ID, branch, "HEAD")
 	w.must(err)
-	var started []ExecutionID
+	last := ""
 	w.must(w.db.Write(w.t.Context(), func(tx *db.Tx) error {
-		started, err = w.Triggered(tx, w.pr.ID, source.Push{Ref: "refs/heads/" + branch, Old: c.Revision, New: c.Revision, User: w.admin.User.ID})
+		if err := tx.QueryRow(`SELECT coalesce(max(rowid), 0) FROM executions`).Scan(&last); err != nil {
+			return err
+		}
+		_, err = w.Triggered(tx, w.pr.ID, source.Push{Ref: "refs/heads/" + branch, Old: c.Revision, New: c.Revision, User: w.admin.User.ID})
 		return err
 	}))
-	if len(started) != 1 {
-		w.t.Fatalf("started: %v", started)
+	w.settled()
+	var ids []ExecutionID
+	w.must(w.db.Read(w.t.Context(), func(tx *db.Tx) error {
+		ids, err = db.Column[ExecutionID](tx, `SELECT id FROM executions WHERE rowid > ? AND mode = ? ORDER BY rowid`, last, ByPush)
+		return err
+	}))
+	for _, id := range ids {
+		x, err := w.Execution(w.t.Context(), w.admin, id)
+		w.must(err)
+		all = append(all, x)
 	}
-	x, err := w.Execution(w.t.Context(), w.admin, started[0])
-	w.must(err)
-	return x
+	return all
+}
+
+// settled waits until no file is to be read any more.
+func (w *world) settled() {
+	w.t.Helper()
+	w.until("all files are read", func() bool {
+		var n int
+		w.must(w.db.Read(w.t.Context(), func(tx *db.Tx) error {
+			return tx.QueryRow(`SELECT count(*) FROM definition_reads`).Scan(&n)
+		}))
+		return n == 0
+	})
 }
 
 func ofFile(more Pipeline) Pipeline {
@@ -401,7 +437,7 @@ func TestManyActions(t *testing.T) {
 		many[i].Name = fmt.Sprint("a", i)
 	}
 	const want = "there are 201, and a definition has at most 200"
-	if _, err := w.Import(t.Context(), w.admin, w.pr.ID, "test", []Definition{{Pipeline{Name: "x"}, many}}); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := w.Import(t.Context(), w.admin, w.pr.ID, "test", []Definition{{Pipeline: Pipeline{Name: "x"}, Actions: many}}); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("import: %v", err)
 	}
 	w.file("main", Pipeline{}, many...)

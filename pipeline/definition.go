@@ -19,6 +19,8 @@ import (
 type Definition struct {
 	Pipeline Pipeline
 	Actions  []Action
+	// Says are those of Starters that a file has.
+	Says []string `json:",omitempty"`
 }
 
 // maxActions bounds the actions of a definition.

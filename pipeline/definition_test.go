@@ -54,8 +54,8 @@ func TestDefinitionsAndPermissions(t *testing.T) {
 		t.Errorf("import of what is hidden: %v", err)
 	}
 	for what, d := range map[string]Definition{
-		"changed": {Pipeline{Name: "open"}, []Action{act("fixed", "DEFAULT"), act("free", "DEFAULT")}},
-		"removed": {Pipeline{Name: "open"}, []Action{act("free", "DEFAULT")}},
+		"changed": {Pipeline: Pipeline{Name: "open"}, Actions: []Action{act("fixed", "DEFAULT"), act("free", "DEFAULT")}},
+		"removed": {Pipeline: Pipeline{Name: "open"}, Actions: []Action{act("free", "DEFAULT")}},
 	} {
 		if err := load(by, d); !errdefs.IsPermissionDenied(err) {
 			t.Errorf("an action that may only be run is %s: %v", what, err)
@@ -64,8 +64,8 @@ func TestDefinitionsAndPermissions(t *testing.T) {
 	if got := names(w.admin); got != "[secret fixed free]" {
 		t.Errorf("after all that: %s", got)
 	}
-	w.must(load(w.admin, Definition{Pipeline{Name: "open"}, []Action{act("secret", "DENIED"), act("free", "DEFAULT")}}))
-	w.must(load(by, Definition{Pipeline{Name: "open"}, []Action{act("new", "DEFAULT")}}))
+	w.must(load(w.admin, Definition{Pipeline: Pipeline{Name: "open"}, Actions: []Action{act("secret", "DENIED"), act("free", "DEFAULT")}}))
+	w.must(load(by, Definition{Pipeline: Pipeline{Name: "open"}, Actions: []Action{act("new", "DEFAULT")}}))
 	if got := names(w.admin); got != "[new secret]" {
 		t.Errorf("a hidden action stays: %s", got)
 	}

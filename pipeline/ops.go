@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -102,7 +103,7 @@ func (p *Pipelines) createIn(tx *db.Tx, by access.Actor, pr project.Project, n P
 	if err := inv.Err(); err != nil {
 		return Pipeline{}, err
 	}
-	n.Project, n.Workspace, n.CreatedBy, n.Created = pr.ID, pr.Workspace, by.User.ID, tx.Now
+	n.Project, n.Workspace, n.CreatedBy, n.Created, n.Said = pr.ID, pr.Workspace, by.User.ID, tx.Now, nil
 	if err := mayDefine(tx, by, nil, &n); err != nil {
 		return Pipeline{}, err
 	}
@@ -125,6 +126,9 @@ func (p *Pipelines) createIn(tx *db.Tx, by access.Actor, pr project.Project, n P
 	}
 	n.ID, n.LastStatus = ID(id), Initial
 	if err := p.arm(tx, nil, n); err != nil {
+		return Pipeline{}, err
+	}
+	if err := p.readSoon(tx, n); err != nil {
 		return Pipeline{}, err
 	}
 	return n, p.seal(tx, "pipelines", n.ID.row(), secrets, id)
@@ -210,6 +214,12 @@ func (p *Pipelines) updateIn(tx *db.Tx, id ID, change func(*Pipeline) error) (Pi
 	if err := change(&n); err != nil {
 		return Pipeline{}, err
 	}
+	if n.Said = old.Said; !reflect.DeepEqual(n.where(), old.where()) {
+		n.Said = nil
+	}
+	if err := n.leaves(old); err != nil {
+		return Pipeline{}, err
+	}
 	n.ID, n.Project, n.Workspace, n.Created, n.CreatedBy = old.ID, old.Project, old.Workspace, old.Created, old.CreatedBy
 	n.LastStatus, n.LastRevision = old.LastStatus, old.LastRevision
 	var inv project.Invalid
@@ -240,6 +250,11 @@ func (p *Pipelines) updateIn(tx *db.Tx, id ID, change func(*Pipeline) error) (Pi
 	}
 	if err := p.arm(tx, &old, n); err != nil {
 		return Pipeline{}, err
+	}
+	if n.refiled(old) {
+		if err := p.readSoon(tx, n); err != nil {
+			return Pipeline{}, err
+		}
 	}
 	if old.outside() && !n.outside() { // no file can have them any more
 		if err := dropGone(tx, n, 0); err != nil {

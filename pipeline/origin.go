@@ -207,7 +207,9 @@ func (p Pipeline) template() origin {
 type defined struct {
 	Definition
 	from    found    // the file, the last one if it is a template
-	holds   bool     // the pipeline of the store is to have its variables and permissions
+	places  []Place  // where it was read, but for the commit of the run
+	own     Pipeline // for which it was read
+	holds   bool     // the pipeline of the store is to have what it says of it
 	notes   []string // what of it has no effect; they become lines of the log
 	unknown []string // those of the notes that are about members that nobody knows
 	err     error    // instead
@@ -240,8 +242,8 @@ type run struct {
 	by     int64          // user who started it
 }
 
-// holds tells whether what the file of a run says of variables and permissions is
-// for the pipeline itself: who may commit to some branch need not be one who may
+// holds tells whether what the file of a run says of variables, permissions and when
+// the pipeline starts is for the pipeline itself: who may commit to some branch need not be one who may
 // change the pipeline. A default branch that cannot be told is another one.
 func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
 	if of.pull != "" {
@@ -257,7 +259,7 @@ func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
 // define reads the definition of a pipeline for a run. What is wrong with it is a *project.Invalid that names file, line
 // and field.
 func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, error) {
-	d := &defined{Definition: Definition{Pipeline: pl}, holds: p.holds(ctx, pl, of)}
+	d := &defined{Definition: Definition{Pipeline: pl}, own: pl, holds: p.holds(ctx, pl, of)}
 	if pl.inGit() {
 		if err := p.readFrom(ctx, pl, d, pl.file(of.commit)); err != nil {
 			return nil, err
@@ -320,15 +322,20 @@ func (p *Pipelines) readFrom(ctx context.Context, own Pipeline, d *defined, o or
 		d.notes = append(d.notes, fmt.Sprintf("%s: %s have no effect in a file: what the pipeline itself says holds", f.name, strings.Join(l, ", ")))
 	}
 	d.Pipeline, d.Actions, d.from = now.Pipeline, now.Actions, f
+	d.Says = append(d.Says, now.Says...)
+	if o.at != "git_config_ref" {
+		d.places = append(d.places, Place{f.project, o.ref})
+	}
 	d.notes = append([]string{fmt.Sprintf("the actions are those of %s", f.name)}, d.notes...)
 	return nil
 }
 
 // found is a file that has a definition.
 type found struct {
-	at   string // the field that says where it is
-	name string // of the file, and where it is
-	text []byte
+	at      string // the field that says where it is
+	name    string // of the file, and where it is
+	project project.ID
+	text    []byte
 }
 
 // wrong says of everything that is wrong with a definition in which file it is;
@@ -370,7 +377,7 @@ func (p *Pipelines) open(ctx context.Context, own Pipeline, o origin) (found, er
 		if err != nil {
 			return found{}, o.unreadable(path, err)
 		}
-		return found{at: o.at, name: strings.Trim(path, "/") + " at " + t.name, text: text}, nil
+		return found{at: o.at, name: strings.Trim(path, "/") + " at " + t.name, project: t.project, text: text}, nil
 	}
 	return found{}, o.wrong("unknown", "there is no file %s at %s", strings.Join(o.paths, ", "), t.name)
 }
@@ -418,7 +425,7 @@ func (p *Pipelines) lookAt(ctx context.Context, own Pipeline, o origin) (t tree,
 			return t, err
 		}
 	}
-	t.project, err = p.definitionProject(ctx, own, cmp.Or(own.DefinedBy, own.CreatedBy), o.project)
+	t.project, err = p.definitionProject(ctx, own, own.definer(), o.project)
 	if hidden(err) {
 		return t, o.wrong("unknown", "there is no project %q in the workspace, or who said that the definition is there may not read its repository", o.project)
 	}
@@ -470,15 +477,7 @@ func (p *Pipelines) definitionProject(ctx context.Context, own Pipeline, user in
 func (p *Pipeline) keep(own, before Pipeline, chain bool) (vain []string) {
 	p.ID, p.Project, p.Workspace, p.Name, p.Identifier = own.ID, own.Project, own.Workspace, own.Name, own.Identifier
 	p.Created, p.CreatedBy, p.DefinedBy = own.Created, own.CreatedBy, own.DefinedBy
-	p.LastStatus, p.LastRevision, p.Attrs = own.LastStatus, own.LastRevision, own.Attrs
-	putBack(&vain, "on", &p.On, own.On, before.On)
-	putBack(&vain, "refs", &p.Refs, own.Refs, before.Refs)
-	putBack(&vain, "events", &p.Events, own.Events, before.Events)
-	putBack(&vain, "disabled", &p.Disabled, own.Disabled, before.Disabled)
-	putBack(&vain, "disabled_reason", &p.Reason, own.Reason, before.Reason)
-	putBack(&vain, "paused", &p.Paused, own.Paused, before.Paused)
-	putBack(&vain, "pause_on_repeated_failures", &p.PauseAfterFailures, own.PauseAfterFailures, before.PauseAfterFailures)
-	p.PauseAfterGiven = own.PauseAfterGiven
+	p.LastStatus, p.LastRevision, p.Attrs, p.Said = own.LastStatus, own.LastRevision, own.Attrs, own.Said
 	putBack(&vain, "git_config_ref", &p.GitConfigRef, own.GitConfigRef, before.GitConfigRef)
 	putBack(&vain, "git_config", &p.GitConfig, own.GitConfig, before.GitConfig)
 	putBack(&vain, "manage_variables_by_yaml", &p.VariablesByYAML, own.VariablesByYAML, before.VariablesByYAML)

@@ -163,6 +163,10 @@ type Pipeline struct {
 	PauseAfterFailures int
 	PauseAfterGiven    bool // PauseAfterFailures was given
 
+	// Said is what the file with the definition says of when the pipeline starts; nil
+	// if it is in none, or was not read yet.
+	Said *Said `json:",omitempty"`
+
 	Variables []Variable
 	// Attrs holds what one dialect knows and no rule reads, keyed by dialect.
 	Attrs map[string]json.RawMessage

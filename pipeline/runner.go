@@ -64,6 +64,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { r.followDeleted(ctx) })
+	wg.Go(func() { r.readFiles(ctx) })
 	err := r.p.db.Work(ctx, db.Work{Table: "executions", Owner: r.owner, N: n, Handle: r.Handle})
 	wg.Wait()
 	r.tidy.Wait()
@@ -77,6 +78,14 @@ func (r *Runner) followDeleted(ctx context.Context) {
 	})
 	if err != nil && ctx.Err() == nil {
 		slog.Error("following deleted projects ended", "room", "pipeline", "error", err)
+	}
+}
+
+// readFiles reads the files that pushes concern.
+func (r *Runner) readFiles(ctx context.Context) {
+	err := r.p.db.Work(ctx, db.Work{Table: Readers, Owner: r.owner, N: readers, Handle: r.p.Read})
+	if err != nil && ctx.Err() == nil {
+		slog.Error("reading definitions ended", "room", "pipeline", "error", err)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 )
 
 // Triggered starts what a moved ref asks for, in the caller's transaction, and
-// says what it started. A pipeline that cannot start now (disabled) is left out;
+// says what it started at once: of pipelines whose definitions are in files these
+// are read first, by the Runner. A pipeline that cannot start now (disabled) is left out;
 // a project that is gone is errdefs.ErrNotFound. What a deleted ref starts runs
 // at the commit that the ref was last at.
 func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]ExecutionID, error) {
@@ -21,31 +22,43 @@ func (p *Pipelines) Triggered(tx *db.Tx, pr project.ID, push source.Push) ([]Exe
 	if err != nil {
 		return nil, err
 	}
+	if err := p.readFor(tx, pr, list, push); err != nil {
+		return nil, err
+	}
 	var started []ExecutionID
 	for _, pl := range list {
-		if pl.Disabled || !pl.wants(push) {
+		if p.reads(pl) || pl.Disabled || !pl.wants(push) {
 			continue
 		}
-		in := Start{Mode: ByPush, Revision: push.New}
-		if none(push.New) {
-			in.Revision = push.Old
-		}
-		if name, ok := strings.CutPrefix(push.Ref, "refs/tags/"); ok {
-			in.Tag = name
-		} else {
-			in.Branch = strings.TrimPrefix(push.Ref, "refs/heads/")
-		}
-		if pl.CommentRequired {
-			in.Comment = "push of " + push.Ref
-		}
-		// Its text is looked up by the runner: nothing slow in here.
-		x, err := p.StartIn(tx, push.User, pl.ID, in, &source.Commit{Revision: in.Revision}, nil)
+		x, err := p.startPush(tx, pl, push)
 		if err != nil {
-			return nil, fmt.Errorf("start pipeline %d by a push: %w", pl.ID, err)
+			return nil, err
 		}
 		started = append(started, x.ID)
 	}
 	return started, nil
+}
+
+// startPush starts a pipeline by a push.
+func (p *Pipelines) startPush(tx *db.Tx, pl Pipeline, push source.Push) (Execution, error) {
+	in := Start{Mode: ByPush, Revision: push.New}
+	if none(push.New) {
+		in.Revision = push.Old
+	}
+	if name, ok := strings.CutPrefix(push.Ref, "refs/tags/"); ok {
+		in.Tag = name
+	} else {
+		in.Branch = strings.TrimPrefix(push.Ref, "refs/heads/")
+	}
+	if pl.CommentRequired {
+		in.Comment = "push of " + push.Ref
+	}
+	// Its text is looked up by the runner: nothing slow in here.
+	x, err := p.StartIn(tx, push.User, pl.ID, in, &source.Commit{Revision: in.Revision}, nil)
+	if err != nil {
+		return x, fmt.Errorf("start pipeline %d by a push: %w", pl.ID, err)
+	}
+	return x, nil
 }
 
 // none tells whether a hash stands for nothing: of a ref before it was made, or

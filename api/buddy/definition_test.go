@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway/db"
 	"slipway/project"
@@ -88,7 +89,7 @@ func TestFixedDefinition(t *testing.T) {
 	}
 	for _, part := range []string{
 		"Note: the actions are those of ci/web.yml at main", "pipelines.0.later is not known here",
-		"refs, variables (without manage_variables_by_yaml) have no effect in a file",
+		"variables (without manage_variables_by_yaml) have no effect in a file",
 	} {
 		if log := w.log(path, x, 0); !strings.Contains(log, part) {
 			t.Errorf("the log does not say %q:\n%s", part, log)
@@ -160,12 +161,18 @@ func (w *world) pushed(pr project.Project, path string) map[string]any {
 	w.t.Helper()
 	c, err := w.rooms.Sources.Resolve(w.t.Context(), pr.ID, "main", "HEAD")
 	w.must(err)
+	executions := func() []any { return w.get(200, "GET", path+"/executions", "")["executions"].([]any) }
+	before := len(executions())
 	w.must(w.db.Write(w.t.Context(), func(tx *db.Tx) error {
 		_, err := w.rooms.Pipelines.Triggered(tx, pr.ID, source.Push{Ref: "refs/heads/main", Old: c.Revision, New: c.Revision, User: w.admin.User.ID})
 		return err
 	}))
-	l := w.get(200, "GET", path+"/executions", "")["executions"].([]any)
-	return w.wait(fmt.Sprintf("%s/executions/%v", path, l[0].(map[string]any)["id"]))
+	for end := time.Now().Add(20 * time.Second); len(executions()) == before; time.Sleep(time.Millisecond) { // the file is read first
+		if time.Now().After(end) {
+			w.t.Fatal("the push starts nothing")
+		}
+	}
+	return w.wait(fmt.Sprintf("%s/executions/%v", path, executions()[0].(map[string]any)["id"]))
 }
 
 // The actions are those of a template in a project that who says so may read, with

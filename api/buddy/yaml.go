@@ -318,6 +318,11 @@ func (f *yamlFile) definition(at string, v any, p pipe) (d pipeline.Definition) 
 	actions := m["actions"]
 	delete(m, "pipeline")
 	delete(m, "actions")
+	for _, name := range pipeline.Starters() {
+		if v, ok := m[name]; ok && v != nil {
+			d.Says = append(d.Says, name)
+		}
+	}
 	dec := &decoder{}
 	unknown, err := readPipeline(dec, f.body(m), &d.Pipeline)
 	f.note(at, dec, d.Pipeline.Validate, unknown, err)
