@@ -35,6 +35,7 @@ var steps = map[string]string{
 	"021_pipeline.sql": "8a3908a6a113649bf4bca7a8e210cd5eed9a25ab545a2d5055d6bb3fde9791a3",
 	"022_access.sql":   "b8b637d1812a3bb760a6d5e06974343621e9b90b222e298bf4d8502e6f204d9c",
 	"023_pipeline.sql": "9a4f338bc0c8f352fbe7ae6973589e10b775b9e05b039dbbe4c52427f7c5fe93",
+	"024_source.sql":   "090b8dd94a8c5777e54e8a56ec32fd5d82bd2ec55c69be020ea52f5c80ff0a60",
 	"012_secret.sql":   "0bde0fb77ee4dbd3674acb4e50adece48863b8189986288b2e38d4a0349fd74b",
 }
 

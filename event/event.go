@@ -26,6 +26,7 @@ type Kind string
 // writes it.
 const (
 	Pushed            Kind = "source.pushed"      // source.Push
+	PullPushed        Kind = "source.pull_pushed" // source.Pull
 	ImageTagged       Kind = "image.tagged"       // image.Tagged
 	ExecutionStarted  Kind = "execution.started"  // pipeline.Ended
 	ExecutionFinished Kind = "execution.finished" // pipeline.Ended

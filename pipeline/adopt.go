@@ -74,8 +74,10 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 			}
 		}
 	}
-	if err := dropGone(tx, pl, maxGone); err != nil {
-		return a, err
+	if !d.fork { // they cannot make so many that those of others go
+		if err := dropGone(tx, pl, maxGone); err != nil {
+			return a, err
+		}
 	}
 	return a, inOrder(tx, pl.ID, order)
 }
@@ -260,7 +262,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 	}
 	one := c.h.copy(false)
 	c.run(ctx, judging, func(ctx context.Context) settled {
-		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{one.x.Commit, one.x.PullRequest, one.x.By})
+		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{one.x.Commit, one.x.PullRequest, one.x.By, one.x.untrusted()})
 		if err != nil {
 			d = &defined{err: err}
 		}

@@ -170,6 +170,8 @@ func validateEvents(es []EventRule, inv *project.Invalid) {
 		switch {
 		case e.Type == EventSchedule:
 			readClock(e, at, inv)
+		case e.Type == EventPullRequest:
+			e.validatePulls(at, inv)
 		case e.TOTP:
 			inv.Add(at+".totp", "unsupported", "is not supported by this version: the URL of the hook is the secret")
 		}

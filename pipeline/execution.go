@@ -15,6 +15,7 @@ const (
 	ByPush  = "ON_EVERY_PUSH"
 	ByClock = "SCHEDULED"
 	ByHook  = "WEBHOOK"
+	ByPull  = "PULL_REQUEST"
 )
 
 // Start is what an execution is started with.
@@ -25,6 +26,8 @@ type Start struct {
 	Tag         string
 	PullRequest string // its number, or ref; once it is found pull/12/head
 	Head        string `json:",omitempty"` // the branch of the pull request, if it is known
+	Base        string `json:",omitempty"` // the branch it goes to, if that is known
+	Fork        bool   `json:",omitempty"` // it is of no branch of the repository
 	Comment     string
 	Refresh     bool // begin with an empty file system
 	ClearCache  bool
@@ -60,6 +63,8 @@ type Execution struct {
 	Tag         string
 	PullRequest string         // pull/12/head
 	Head        string         // its branch, if it is known
+	Base        string         // the branch it goes to, if that is known
+	Fork        bool           // it is of no branch of the repository, as far as is known
 	Commit      *source.Commit // nil without a source
 	From        *source.Commit
 	Comment     string
@@ -174,6 +179,8 @@ func (x Execution) event() string {
 		return "SCHEDULE"
 	case ByHook:
 		return "WEBHOOK"
+	case ByPull:
+		return "PULL_REQUEST"
 	}
 	return "CLICK"
 }

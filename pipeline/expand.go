@@ -45,6 +45,7 @@ type values struct {
 	holders map[string]holder
 	passed  map[string]bool   // keys with a value from an earlier step, which wider places do not change
 	fixed   map[string]string // what the round of a loop says of its variables
+	passing bool              // nothing that is exported lasts longer than the run
 }
 
 func newValues() *values {
@@ -54,7 +55,9 @@ func newValues() *values {
 // give sets the value that a place has for a key. hide masks it, secret tells
 // that there is a secret in it.
 func (v *values) give(key, value string, hide, secret bool, h holder) {
-	h.secret = hide
+	if h.secret = hide; v.passing {
+		h.run, h.forever = h.run || h.forever, false
+	}
 	v.holders[key] = h
 	if v.passed[key] && h.tier < tierAction {
 		if hide { // what was passed on stays as secret as its variable
@@ -293,6 +296,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_RUN_REF_NAME", refName},
 		{"BUDDY_RUN_PR_NO", prNumber(x.PullRequest)},
 		{"BUDDY_RUN_PR_HEAD_BRANCH", x.Head},
+		{"BUDDY_RUN_PR_BASE_BRANCH", x.Base},
 		{"BUDDY_APPROVING_ACTOR", a.Approver},
 		{"BUDDY_FAILED_ACTION_LOGS", a.FailedLog},
 		{"BUDDY_RUN_COMMENT", x.Comment},
@@ -312,6 +316,7 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 		{"BUDDY_EXECUTION_EVENT_TYPE", event},
 		{"BUDDY_EXECUTION_PULL_REQUEST_ID", prNumber(x.PullRequest)},
 		{"BUDDY_EXECUTION_PULL_REQUEST_HEAD_BRANCH", x.Head},
+		{"BUDDY_EXECUTION_PULL_REQUEST_BASE_BRANCH", x.Base},
 		{"BUDDY_INVOKER_NAME", a.InvokerName},
 		{"BUDDY_INVOKER_EMAIL", a.Email},
 		{"SLIPWAY", "true"},

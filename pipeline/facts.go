@@ -127,12 +127,17 @@ type difference struct {
 
 // difference compares the commit with the one that the execution was started from,
 // or else with that of the last successful execution, of the same branch or tag
-// unless the pipeline's git_changeset_base says LATEST_RUN.
+// unless the pipeline's git_changeset_base says LATEST_RUN, or with PULL_REQUEST that at
+// which the pull request has left its branch.
 func (h *handling) difference(ctx context.Context) (c difference, err error) {
 	x := h.x
 	switch {
 	case x.From != nil:
 		c.base = x.From.Revision
+	case !x.Refresh && x.sinceBase():
+		if c.base, err = h.p.sources.MergeBase(ctx, x.Project, x.Base, x.Commit.Revision); err != nil {
+			return c, fmt.Errorf("find where the pull request has left %s: %w", x.Base, err)
+		}
 	case !x.Refresh:
 		if c.base, err = h.p.lastSuccess(ctx, x, x.Frozen.GitChangesetBase != latestRun); err != nil {
 			return c, fmt.Errorf("find the last successful execution: %w", err)
@@ -152,7 +157,14 @@ func (h *handling) difference(ctx context.Context) (c difference, err error) {
 const (
 	latestRun   = "LATEST_RUN"
 	matchingRef = "LATEST_RUN_MATCHING_REF"
+	ofPull      = "PULL_REQUEST"
 )
+
+// sinceBase tells whether changes are those of a pull request: since it has left the
+// branch that it goes to.
+func (x Execution) sinceBase() bool {
+	return x.Frozen.GitChangesetBase == ofPull && x.PullRequest != "" && x.Base != ""
+}
 
 // lastSuccess is the commit of the last successful execution before one, of the
 // same branch, tag or pull request if sameRef; "" if there is none.

@@ -19,7 +19,7 @@ import (
 // values gathers the variables of a step, narrower ones winning.
 func (h *handling) values(ctx context.Context, s ActionExecution) (*values, error) {
 	x, v := h.x, newValues()
-	v.fixed = h.fixed
+	v.fixed, v.passing = h.fixed, x.untrusted()
 	if err := h.environment(ctx); err != nil {
 		return nil, err
 	}
@@ -41,6 +41,9 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 		if err != nil {
 			return nil, err
 		}
+	}
+	if x.untrusted() {
+		stored = slices.DeleteFunc(stored, func(w secret.Variable) bool { return w.Encrypted || w.Type == secret.SSHKey || w.Type == secret.GPGKey })
 	}
 	narrow := func(w secret.Variable) bool { return w.Scope.Action != 0 }
 	for _, w := range stored {
@@ -113,6 +116,9 @@ func (h *handling) inline(ctx context.Context, v *values, in inlined) error {
 			w = n
 		} else if in.own {
 			from = own
+		}
+		if w.Secret() && h.x.untrusted() {
+			continue
 		}
 		if w, err = w.open(from); err != nil {
 			return err
@@ -244,13 +250,17 @@ func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
 		return source.Changelog{}, nil
 	}
 	var from string
-	if x.From != nil {
+	var err error
+	switch base := x.Frozen.GitChangesetBase; {
+	case x.From != nil:
 		from = x.From.Revision
-	} else {
-		var err error
-		if from, err = h.p.lastSuccess(ctx, x, x.Frozen.GitChangesetBase == matchingRef || x.Frozen.GitChangesetBase == "PULL_REQUEST"); err != nil || from == "" {
-			return source.Changelog{}, err
-		}
+	case x.sinceBase():
+		from, err = h.p.sources.MergeBase(ctx, x.Project, x.Base, x.Commit.Revision)
+	default:
+		from, err = h.p.lastSuccess(ctx, x, base == matchingRef || base == ofPull)
+	}
+	if err != nil || from == "" {
+		return source.Changelog{}, err
 	}
 	if from == x.Commit.Revision {
 		return source.Changelog{}, nil

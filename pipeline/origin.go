@@ -210,6 +210,7 @@ type defined struct {
 	places  []Place  // where it was read, but for the commit of the run
 	own     Pipeline // for which it was read
 	holds   bool     // the pipeline of the store is to have what it says of it
+	fork    bool     // it is what strangers wrote
 	notes   []string // what of it has no effect; they become lines of the log
 	unknown []string // those of the notes that are about members that nobody knows
 	err     error    // instead
@@ -240,6 +241,7 @@ type run struct {
 	commit *source.Commit // nil without one
 	pull   string         // the ref of the pull request that it is of, "" of none
 	by     int64          // user who started it
+	fork   bool           // it is of what strangers wrote
 }
 
 // holds tells whether what the file of a run says of variables, permissions and when
@@ -259,7 +261,7 @@ func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
 // define reads the definition of a pipeline for a run. What is wrong with it is a *project.Invalid that names file, line
 // and field.
 func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, error) {
-	d := &defined{Definition: Definition{Pipeline: pl}, own: pl, holds: p.holds(ctx, pl, of)}
+	d := &defined{Definition: Definition{Pipeline: pl}, own: pl, holds: p.holds(ctx, pl, of), fork: of.fork}
 	if pl.inGit() {
 		if err := p.readFrom(ctx, pl, d, pl.file(of.commit)); err != nil {
 			return nil, err

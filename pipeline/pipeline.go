@@ -71,8 +71,8 @@ const (
 	High   Priority = "HIGH"
 )
 
-// Event kinds that a pipeline may ask for. EventPullRequest and EventEmail are
-// stored; nothing tells of them yet.
+// Event kinds that a pipeline may ask for. EventEmail is stored; nothing tells of it
+// yet.
 const (
 	EventPush        = "PUSH"
 	EventCreateRef   = "CREATE_REF"

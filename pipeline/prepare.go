@@ -155,7 +155,7 @@ func (h *handling) makeReady(ctx context.Context, s ActionExecution, log *lines)
 			return fmt.Errorf("open the log: %w", err)
 		}
 	}
-	for _, n := range prefixed(slices.Concat(s.attempts(), h.x.Notes, pipelineNotes(h.x.Frozen), notes(h.x.Frozen, s.Action))) {
+	for _, n := range prefixed(slices.Concat(s.attempts(), h.x.Notes, pipelineNotes(h.x.Frozen), pullNotes(h.x), notes(h.x.Frozen, s.Action))) {
 		log.say(n)
 	}
 	err := h.prepare(ctx, log.say)

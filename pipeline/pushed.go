@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -45,7 +46,7 @@ func (p *Pipelines) readFor(tx *db.Tx, pr project.ID, list []Pipeline, push sour
 			return err
 		}
 	}
-	return readLater(tx, pr, 0, push)
+	return readLater(tx, pr, 0, asked{Push: push})
 }
 
 // elsewhereToo are pipelines p whose files may be in other projects, as the index has it.
@@ -58,11 +59,11 @@ func (p *Pipelines) readSoon(tx *db.Tx, pl Pipeline) error {
 	if !p.reads(pl) {
 		return nil
 	}
-	return readLater(tx, pl.Project, pl.ID, source.Push{})
+	return readLater(tx, pl.Project, pl.ID, asked{})
 }
 
-func readLater(tx *db.Tx, pr project.ID, id ID, push source.Push) error {
-	text, err := json.Marshal(push)
+func readLater(tx *db.Tx, pr project.ID, id ID, a asked) error {
+	text, err := json.Marshal(a)
 	if err != nil {
 		return err
 	}
@@ -75,11 +76,26 @@ func readLater(tx *db.Tx, pr project.ID, id ID, push source.Push) error {
 	return tx.Due(Readers, string(pr), tx.Now)
 }
 
+// asked is a push for which files are to be read; it may be one to a pull request.
+type asked struct {
+	source.Push
+	Pull *source.Pull `json:"pull,omitempty"`
+}
+
 // reading is a row that waits for files to be read.
 type reading struct {
 	id   int64
 	of   ID // 0: all
 	push source.Push
+	pull *source.Pull
+}
+
+// met tells whether a pipeline asks for what there was.
+func (r reading) met(by Pipeline) bool {
+	if r.pull != nil {
+		return by.wantsPull(*r.pull)
+	}
+	return by.wants(r.push)
 }
 
 // isPush tells whether there was a push; else a pipeline was made, or changed.
@@ -162,7 +178,10 @@ func nextReading(tx *db.Tx, pr project.ID) (r reading, err error) {
 	if err != nil {
 		return r, err
 	}
-	return r, json.Unmarshal(text, &r.push)
+	var a asked
+	err = json.Unmarshal(text, &a)
+	r.push, r.pull = a.Push, a.Pull
+	return r, err
 }
 
 // moreReadings is when there is more to do; zero: not now.
@@ -219,7 +238,11 @@ func (p *Pipelines) lookFor(ctx context.Context, pr project.ID, pl Pipeline, r r
 	if r.isPush() && !asked && !p.mayFollow(ctx, pr, pl, r.push, main) {
 		return l, nil
 	}
+	if r.pull != nil {
+		of.pull = strings.TrimPrefix(r.pull.Ref, "refs/")
+	}
 	if !asked {
+		of.pull = ""
 		of.by = pl.CreatedBy
 		var err error
 		if of.commit, err = p.head(ctx, pl.Project, ""); err != nil && ctx.Err() != nil {
@@ -278,16 +301,24 @@ func (p *Pipelines) wasRead(tx *db.Tx, lease db.Lease, pr project.ID, r reading,
 		if err != nil {
 			return nil, err
 		}
-		if now.Project != pr || !r.isPush() || meets.Disabled || !meets.wants(r.push) && !l.failing(meets, r.push) {
+		if now.Project != pr || !r.isPush() || meets.Disabled || !r.met(meets) && !l.failing(meets, r.push) {
 			continue
 		}
-		x, err := p.startPush(tx, meets, r.push)
+		x, err := p.startFor(tx, meets, r)
 		if err != nil {
 			return nil, err
 		}
 		started = append(started, x.ID)
 	}
 	return started, nil
+}
+
+// startFor starts a pipeline for what there was.
+func (p *Pipelines) startFor(tx *db.Tx, pl Pipeline, r reading) (Execution, error) {
+	if r.pull != nil {
+		return p.startPull(tx, pl, *r.pull)
+	}
+	return p.startPush(tx, pl, r.push)
 }
 
 // take gives a pipeline of the store what its file says, if the file is the one for

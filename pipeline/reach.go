@@ -84,6 +84,12 @@ func (r Registry) holds(typ, host string) RegistryKind {
 // masked from here on.
 func (h *handling) reach(ctx context.Context, s ActionExecution, v *values, log *lines) (*reach, error) {
 	r := *s.Action.registry()
+	if h.x.untrusted() {
+		if r.Integration != nil {
+			return nil, fatal("integration %s: %s", r.Integration.name(), withheld)
+		}
+		r.Username, r.Password = "", ""
+	}
 	if err := h.openPassword(ctx, s, &r); err != nil {
 		return nil, err
 	}
@@ -127,6 +133,9 @@ func (h *handling) reach(ctx context.Context, s ActionExecution, v *values, log 
 	stored, err := h.p.secrets.OpenLogins(ctx, h.x.Project)
 	if err != nil {
 		return nil, fmt.Errorf("read the registry logins of the project: %w", err)
+	}
+	if h.x.untrusted() {
+		stored = nil
 	}
 	for _, w := range stored {
 		if !slices.ContainsFunc(way.logins, func(have engine.Login) bool { return have.Host == w.Host && have.Username != "" }) {

@@ -202,6 +202,7 @@ func scanExecution(row scanner) (Execution, error) {
 	x.Twin, x.loop, x.Delayed, x.Queued = in.Twin, in.Loop, db.Time(delayed), db.Time(queued)
 	x.CancelledBy, x.Cancelled = cancelledBy.Int64, db.Time(cancel)
 	x.Branch, x.Tag, x.PullRequest, x.Head = in.Start.Branch, in.Start.Tag, in.Start.PullRequest, in.Start.Head
+	x.Base, x.Fork = in.Start.Base, in.Start.Fork
 	x.Commit, x.From, x.Comment = in.Commit.commit(), in.From.commit(), in.Start.Comment
 	x.Refresh, x.ClearCache = in.Start.Refresh, in.Start.ClearCache
 	x.Variables, x.Only, x.Environment = in.Start.Variables, in.Start.Only, in.Start.Environment

@@ -59,7 +59,7 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	}
 	var d *defined
 	if pl.outside() && !pl.Disabled {
-		if d, err = p.defineWithin(ctx, askedPatience, pl, run{commit, in.PullRequest, by.User.ID}); err != nil {
+		if d, err = p.defineWithin(ctx, askedPatience, pl, run{commit: commit, pull: in.PullRequest, by: by.User.ID}); err != nil {
 			return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 		}
 	}
@@ -148,12 +148,11 @@ func (p *Pipelines) resolvePull(ctx context.Context, pr project.ID, in *Start, i
 		inv.Add(at, "unknown", err.Error())
 	case errdefs.IsInvalidArgument(err):
 		inv.Add(at, "format", err.Error())
-	case errdefs.IsFailedPrecondition(err):
-		inv.Add(at, "conflict", err.Error())
 	case err != nil:
 		inv.Add(at, "unavailable", err.Error())
 	default:
-		in.PullRequest, in.Head, commit = strings.TrimPrefix(pull.Ref, "refs/"), pull.Head, pull.Commit
+		in.PullRequest, in.Head, in.Base, commit = strings.TrimPrefix(pull.Ref, "refs/"), pull.Head, pull.Base, pull.Commit
+		in.Fork = pull.Head == ""
 	}
 	if r := in.Revision; commit != nil && r != "" && r != "HEAD" && r != commit.Revision {
 		inv.Add("to_revision.revision", "conflict", fmt.Sprintf("the pull request is at %s: only that can be run of it", commit.Revision))
@@ -263,7 +262,7 @@ func (p *Pipelines) startOne(tx *db.Tx, user int64, a adopted, in Start, commit,
 	x := Execution{
 		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
-		PullRequest: in.PullRequest, Head: in.Head,
+		PullRequest: in.PullRequest, Head: in.Head, Base: in.Base, Fork: in.Fork,
 		Comment: in.Comment, Refresh: in.Refresh, ClearCache: in.ClearCache, Priority: in.Priority, Only: in.Only, Environment: in.Environment, Frozen: pl,
 		undefined: a.undefined, own: a.own, Notes: a.notes,
 	}

@@ -105,9 +105,6 @@ func pipelineNotes(p Pipeline) []string {
 	if p.FetchAllRefs && p.CloneDepth > 0 {
 		l = append(l, "clone_depth has no effect with fetch_all_refs")
 	}
-	if p.GitChangesetBase == "PULL_REQUEST" {
-		l = append(l, "git_changeset_base PULL_REQUEST is as LATEST_RUN_MATCHING_REF: which branch a pull request goes to is not told by its ref")
-	}
 	if r := p.Remote; p.DefinitionSource != remoteFile && (r.Project != "" || r.Ref != "" || r.Path != "" || len(r.Parameters) > 0) {
 		l = append(l, "remote_project_name, remote_branch, remote_path and remote_parameters have no effect without definition_source REMOTE")
 	}
@@ -115,10 +112,20 @@ func pipelineNotes(p Pipeline) []string {
 		l = append(l, "manage_variables_by_yaml and manage_permissions_by_yaml have no effect without a definition in a file")
 	}
 	for _, e := range p.Events {
-		switch e.Type {
-		case EventPullRequest, EventEmail:
+		if e.Type == EventEmail {
 			l = append(l, "event "+e.Type+" is stored; this version starts no run by it")
 		}
+	}
+	return l
+}
+
+// pullNotes is notes for a run of a pull request.
+func pullNotes(x Execution) (l []string) {
+	if x.Frozen.GitChangesetBase == ofPull && x.PullRequest != "" && x.Base == "" {
+		l = append(l, "git_changeset_base PULL_REQUEST is as LATEST_RUN_MATCHING_REF here: the branch that the pull request goes to is not known")
+	}
+	if x.untrusted() {
+		l = append(l, withheld)
 	}
 	return l
 }

@@ -210,7 +210,7 @@ func CreateIn(tx *db.Tx, by access.Actor, workspace string, n New) (Project, err
 		return Project{}, err
 	}
 	made := Project{
-		Workspace: w.ID, Domain: w.Domain, Name: n.Name, DisplayName: n.DisplayName, Status: Active, Public: n.Public,
+		Workspace: w.ID, Domain: w.Domain, Name: n.Name, DisplayName: n.DisplayName, Status: Active, Public: n.Public, PullRequests: n.PullRequests,
 		CreatedBy: by.User.ID, Created: tx.Now, Updated: tx.Now, Attrs: merge(nil, n.Attrs),
 	}
 	if made.DisplayName == "" {
@@ -363,6 +363,7 @@ func UpdateIn(tx *db.Tx, by access.Actor, id ID, c Change) (Project, error) {
 	set(&now.DisplayName, c.DisplayName)
 	set(&now.Status, c.Status)
 	set(&now.Public, c.Public)
+	set(&now.PullRequests, c.PullRequests)
 	now.Attrs, now.Updated = merge(now.Attrs, c.Attrs), tx.Now
 	if err := update(tx, now); err != nil {
 		return Project{}, err

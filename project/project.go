@@ -60,9 +60,12 @@ type Project struct {
 	DisplayName string
 	Status      string // ACTIVE or CLOSED
 	Public      bool
-	CreatedBy   int64
-	Created     time.Time
-	Updated     time.Time
+	// PullRequests lets its own repository take refs/pull/<number>/head, which may have
+	// what strangers wrote.
+	PullRequests bool
+	CreatedBy    int64
+	Created      time.Time
+	Updated      time.Time
 	// Attrs holds what one dialect knows and no rule reads, keyed by dialect.
 	Attrs map[string]json.RawMessage
 }
@@ -70,20 +73,22 @@ type Project struct {
 // New is what a project is made of. Name is taken as it is, or made from
 // DisplayName.
 type New struct {
-	Name        string
-	DisplayName string
-	Public      bool
-	Attrs       map[string]json.RawMessage
+	Name         string
+	DisplayName  string
+	Public       bool
+	PullRequests bool
+	Attrs        map[string]json.RawMessage
 }
 
 // Change is what Update changes; nil fields stay. Attrs replaces those of the
 // dialects it names; a nil value removes them.
 type Change struct {
-	Name        *string
-	DisplayName *string
-	Status      *string
-	Public      *bool
-	Attrs       map[string]json.RawMessage
+	Name         *string
+	DisplayName  *string
+	Status       *string
+	Public       *bool
+	PullRequests *bool
+	Attrs        map[string]json.RawMessage
 }
 
 // Filter is what List selects.

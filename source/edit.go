@@ -103,7 +103,7 @@ func (s *Sources) moveRef(ctx context.Context, by access.Actor, id project.ID, d
 	// What has begun to move refs is not left halfway.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moving)
 	defer cancel()
-	if unclean, err := k.begin(by.User.ID); err != nil {
+	if unclean, err := k.begin(pusher{user: by.User.ID}); err != nil {
 		return err
 	} else if unclean {
 		if err := sweep(dir, oldObjects); err != nil {
@@ -111,7 +111,7 @@ func (s *Sources) moveRef(ctx context.Context, by access.Actor, id project.ID, d
 		}
 	}
 	err = f(ctx, k)
-	if terr := s.tell(ctx, id, dir, by.User.ID, []string{ref}); terr != nil {
+	if terr := s.tell(ctx, id, dir, pusher{user: by.User.ID}, []string{ref}); terr != nil {
 		s.later(id)
 		return terr
 	}

@@ -107,25 +107,35 @@ func (k *lock) release() {
 	k.drop()
 }
 
+// pusher is who changes refs, and what they are told of the change.
+type pusher struct {
+	user int64
+	base string // the branch that pull requests go to; "" is the default one
+}
+
 // begin notes in the file of an exclusive lock that something is changed, and
 // in whose name. unclean tells that the last one to do so never ended.
-func (k *lock) begin(user int64) (unclean bool, err error) {
+func (k *lock) begin(by pusher) (unclean bool, err error) {
 	_, unclean = k.unclean()
-	if _, err := k.file.WriteAt([]byte(fmt.Sprintf("%-20d\n", user)), 0); err != nil {
+	if _, err := k.file.WriteAt([]byte(fmt.Sprintf("%-20d\n%s\n", by.user, by.base)), 0); err != nil {
 		return unclean, fmt.Errorf("lock %s: %w", k.path, err)
 	}
 	return unclean, nil
 }
 
 // unclean tells who began and never ended.
-func (k *lock) unclean() (user int64, ok bool) {
-	b := make([]byte, 32)
+func (k *lock) unclean() (by pusher, ok bool) {
+	b := make([]byte, maxName+32)
 	n, err := k.file.ReadAt(b, 0)
 	if n == 0 || err != nil && !errors.Is(err, io.EOF) {
-		return 0, false
+		return by, false
 	}
-	user, _ = strconv.ParseInt(strings.TrimSpace(string(b[:n])), 10, 64)
-	return user, true
+	user, rest, _ := strings.Cut(string(b[:n]), "\n")
+	by.user, _ = strconv.ParseInt(strings.TrimSpace(user), 10, 64)
+	if base, _, whole := strings.Cut(rest, "\n"); whole && goodRef(heads+base) {
+		by.base = base
+	}
+	return by, true
 }
 
 // end notes that all is done.

@@ -237,7 +237,7 @@ func (s *Sources) fetchOnce(ctx context.Context, id project.ID, r *Remote, k *lo
 // openMirror makes the mirror or mends what a killed git left in it.
 func (s *Sources) openMirror(id project.ID, k *lock) (string, error) {
 	dir := s.mirrorPath(id)
-	unclean, err := k.begin(0)
+	unclean, err := k.begin(pusher{})
 	if err != nil {
 		return "", err
 	}

@@ -272,7 +272,7 @@ func TestLockOfOrphan(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "lock")
 	a, err := l.take(t.Context(), name, false)
 	must(t, err)
-	if unclean, err := a.begin(7); unclean || err != nil {
+	if unclean, err := a.begin(pusher{7, "dev"}); unclean || err != nil {
 		t.Errorf("%v, %v", unclean, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -286,8 +286,8 @@ func TestLockOfOrphan(t *testing.T) {
 	a.release()
 	b, err := other.take(t.Context(), name, false)
 	must(t, err)
-	if user, ok := b.unclean(); user != 7 || !ok {
-		t.Errorf("begun by %d, %v", user, ok)
+	if by, ok := b.unclean(); by != (pusher{7, "dev"}) || !ok {
+		t.Errorf("begun by %+v, %v", by, ok)
 	}
 	b.end()
 	b.release()

@@ -1,7 +1,9 @@
 package source
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -9,14 +11,105 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"slipway/db"
 	"slipway/project"
 )
 
-// PullRequest is one at an outside repository, as that shows it: as a ref.
+// PullRequest is one as forges show it: as a ref.
 type PullRequest struct {
 	Ref    string // refs/pull/12/head
 	Head   string // the branch it is of, if that is in the same repository; else ""
+	Base   string // the branch it goes to, if that is known
 	Commit *Commit
+}
+
+// pulls is where pull requests are in the own repository.
+const pulls = "refs/pull/"
+
+var ownPull = regexp.MustCompile(`^refs/pull/([1-9][0-9]{0,9})/head$`)
+
+// pull is what a moved ref means for a pull request; ok is false for a ref of another
+// name, which means nothing. It notes in m where the pull request goes.
+func (l look) pull(tx *db.Tx, id project.ID, m *move) (p Pull, ok bool, err error) {
+	name := ownPull.FindStringSubmatch(m.push.Ref)
+	if name == nil {
+		return p, false, nil
+	}
+	if m.base == "" {
+		if m.base, err = toldBase(tx, id, m.push.Ref); err != nil {
+			return p, false, err
+		}
+	}
+	p = Pull{Number: name[1], Ref: m.push.Ref, Old: m.push.Old, New: m.push.New, Base: cmp.Or(m.base, l.head), What: PullPushed, User: m.push.User}
+	commit := p.New
+	switch {
+	case p.New == zeros:
+		p.What, commit = PullClosed, p.Old
+	case p.Old == zeros:
+		p.What = PullOpened
+	}
+	p.Head = branchAt(l.refs, commit)
+	return p, true, nil
+}
+
+// branchAt gives the branch that is at a commit; "" if none is, or nobody knows which.
+func branchAt(refs map[string]tip, commit string) (branch string) {
+	for ref, t := range refs {
+		if name, ok := strings.CutPrefix(ref, heads); ok && t.commit == commit {
+			if branch != "" {
+				return ""
+			}
+			branch = name
+		}
+	}
+	return branch
+}
+
+// ownPullRequest is PullRequest for the own repository.
+func (s *Sources) ownPullRequest(ctx context.Context, id project.ID, name string, refs []string) (p PullRequest, err error) {
+	dir, err := s.own(id)
+	if err != nil {
+		return p, err
+	}
+	have, err := s.git.tips(ctx, dir, heads, pulls)
+	if err != nil {
+		return p, err
+	}
+	i := slices.IndexFunc(refs, func(ref string) bool { return ownPull.MatchString(ref) && have[ref].commit != "" })
+	if i < 0 {
+		return p, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("the project's own repository has no pull request %s; with allow_pull_requests it takes pushes to refs/pull/<number>/head", name))
+	}
+	p.Ref, p.Head = refs[i], branchAt(have, have[refs[i]].commit)
+	if err := s.db.Read(ctx, func(tx *db.Tx) error { p.Base, err = toldBase(tx, id, p.Ref); return err }); err != nil {
+		return p, err
+	}
+	p.Base = cmp.Or(p.Base, headOf(dir))
+	p.Commit, err = s.commit(ctx, dir, name, []string{have[p.Ref].commit})
+	return p, err
+}
+
+// MergeBase gives the commit at which a commit has left a branch; "" if there is none,
+// or no such branch. A linked project fetches what it lacks.
+func (s *Sources) MergeBase(ctx context.Context, id project.ID, branch, commit string) (hash string, err error) {
+	c, err := s.Resolve(ctx, id, branch, "HEAD")
+	if errdefs.IsNotFound(err) || err == nil && c == nil {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var repo string
+	for _, h := range []string{c.Revision, commit} {
+		if repo, _, err = s.objectsOf(ctx, id, h, 0); err != nil {
+			return "", fmt.Errorf("history of %s: %w", h, err)
+		}
+	}
+	out, err := s.git.run(ctx, call{repo: repo, args: []string{"merge-base", c.Revision, commit}})
+	var g *gitError
+	if errors.As(err, &g) && g.code == 1 { // nothing in common
+		return "", nil
+	}
+	return strings.TrimSpace(string(out)), err
 }
 
 var pullName = regexp.MustCompile(`^(?:refs/)?(?:(pull|merge-requests|pull-requests)/)?([0-9]{1,10})(?:/(head|merge|from))?$`)
@@ -42,8 +135,7 @@ func pullRefs(name string) (l []string) {
 }
 
 // PullRequest finds a pull request by its number or ref. It is errdefs.ErrNotFound
-// if the outside repository shows none, errdefs.ErrFailedPrecondition if the project
-// has its own repository, which knows none; the outside has as long as in Resolve.
+// if the repository shows none; an outside one has as long as in Resolve.
 func (s *Sources) PullRequest(ctx context.Context, id project.ID, name string) (PullRequest, error) {
 	refs := pullRefs(name)
 	if len(refs) == 0 {
@@ -54,7 +146,7 @@ func (s *Sources) PullRequest(ctx context.Context, id project.ID, name string) (
 		return PullRequest{}, err
 	}
 	if remote == nil {
-		return PullRequest{}, errdefs.ErrFailedPrecondition.WithMessage("the project has its own repository here, which knows no pull requests: start its branch")
+		return s.ownPullRequest(ctx, id, name, refs)
 	}
 	return within(ctx, s.patience, s.tooSlow(remote), func(ctx context.Context) (PullRequest, error) {
 		return s.pullRequest(ctx, id, remote, name, refs)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,7 +28,8 @@ const moving = 15 * time.Minute
 // All pushes bring their objects at the same time. The last bytes of each are
 // held back until it has the lock of the repository: git moves no ref before it
 // has them. The end of the answer is held back until the moves are told.
-func (s *Sources) receive(w http.ResponseWriter, r *http.Request, id project.ID, dir string, user int64) error {
+func (s *Sources) receive(w http.ResponseWriter, r *http.Request, to project.Project, dir string, user int64) error {
+	id := to.ID
 	in, err := s.body(w, r)
 	if err != nil {
 		return err
@@ -45,7 +47,7 @@ func (s *Sources) receive(w http.ResponseWriter, r *http.Request, id project.ID,
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	defer cancel(nil)
 	p.cancel = cancel
-	c := s.serving("receive-pack", dir, "", "--stateless-rpc")
+	c := s.serving("receive-pack", dir, "", "--stateless-rpc").pulls(to.PullRequests)
 	c.files = []*os.File{file}
 	cmd := s.git.command(ctx, c)
 	cmd.Stderr = &p.errs
@@ -82,6 +84,9 @@ type push struct {
 	asked  commands
 }
 
+// by is who pushes, and what was said with it.
+func (p *push) by() pusher { return pusher{p.user, p.asked.base()} }
+
 // run feeds the process, waits for it, tells what moved and lets the answer
 // end. client ends when the client goes away.
 func (p *push) run(ctx, client context.Context, cmd *exec.Cmd, in io.Reader) error {
@@ -101,7 +106,7 @@ func (p *push) run(ctx, client context.Context, cmd *exec.Cmd, in io.Reader) err
 	}
 	defer p.lock.release()
 	crash.At("source: git has ended a push")
-	if err := p.s.tell(context.WithoutCancel(ctx), p.id, p.dir, p.user, p.asked.refs()); err != nil {
+	if err := p.s.tell(context.WithoutCancel(ctx), p.id, p.dir, p.by(), p.asked.refs()); err != nil {
 		p.s.later(p.id)
 		return errors.Join(fed, err)
 	}
@@ -165,7 +170,7 @@ func (p *push) feed(client context.Context, in io.Reader) error {
 	if p.lock, err = p.s.locks.takeFile(client, p.file, p.s.repoLock(p.id), false); err != nil {
 		return err
 	}
-	unclean, err := p.lock.begin(p.user)
+	unclean, err := p.lock.begin(p.by())
 	if err == nil && unclean {
 		err = sweep(p.dir, oldObjects)
 	}
@@ -218,35 +223,67 @@ func (h *held4) end() error {
 	return err
 }
 
-// commands reads along the first lines of a push: which refs it names.
+// commands reads along the first lines of a push: which refs it names, and the
+// options that it has.
 type commands struct {
-	buf  []byte
-	list []string
-	done bool
+	buf     []byte
+	list    []string
+	given   []string // -o of git push
+	options bool     // they follow
+	listed  bool     // the refs are over
+	done    bool
 }
 
 const maxCommands = 4 << 20
+
+// maxOptions bounds the options of a push.
+const maxOptions = 100
 
 func (c *commands) add(b []byte) {
 	if c.done {
 		return
 	}
 	c.buf = append(c.buf, b...)
-	for len(c.buf) >= 4 {
+	for len(c.buf) >= 4 && !c.done {
 		n, err := strconv.ParseUint(string(c.buf[:4]), 16, 32)
-		if err != nil || n < 4 || len(c.list) > maxCommands/64 {
-			c.buf, c.done = nil, true // the flush that ends the list, or nonsense that git will refuse
+		switch {
+		case err == nil && n == 0: // a flush
+			c.buf, c.done, c.listed = c.buf[4:], c.listed || !c.options, true
+			continue
+		case err != nil, n < 4, len(c.list) > maxCommands/64, len(c.given) > maxOptions: // nonsense that git will refuse
+			c.done = true
+			continue
+		case len(c.buf) < int(n):
 			return
 		}
-		if len(c.buf) < int(n) {
-			return
-		}
-		line, _, _ := bytes.Cut(c.buf[4:n], []byte{0})
-		if f := strings.Fields(string(line)); len(f) == 3 && f[1] != zeros {
-			c.list = append(c.list, f[2])
-		}
+		c.line(c.buf[4:n])
 		c.buf = c.buf[n:]
+	}
+	if c.done {
+		c.buf = nil
+	}
+}
+
+func (c *commands) line(text []byte) {
+	if c.listed {
+		c.given = append(c.given, strings.TrimSuffix(string(text), "\n"))
+		return
+	}
+	line, can, _ := bytes.Cut(text, []byte{0})
+	c.options = c.options || slices.Contains(strings.Fields(string(can)), "push-options")
+	if f := strings.Fields(string(line)); len(f) == 3 && f[1] != zeros {
+		c.list = append(c.list, f[2])
 	}
 }
 
 func (c *commands) refs() []string { return c.list }
+
+// base is the branch that the options name as the one that pull requests go to.
+func (c *commands) base() (branch string) {
+	for _, o := range c.given {
+		if b, ok := strings.CutPrefix(o, "base="); ok && goodRef(heads+b) {
+			branch = strings.TrimPrefix(b, heads)
+		}
+	}
+	return branch
+}

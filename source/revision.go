@@ -16,6 +16,9 @@ import (
 
 const maxCommit = 4 << 20
 
+// maxName bounds the name of a ref.
+const maxName = 1024
+
 func isHash(s string) bool { return len(s) == 40 && isHex(s) }
 
 func isHex(s string) bool {
@@ -25,7 +28,7 @@ func isHex(s string) bool {
 // goodRef tells whether a name can be that of a ref, and so holds none of the
 // characters by which git's revisions are made of others.
 func goodRef(name string) bool {
-	if name == "" || len(name) > 1024 || strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") || strings.HasSuffix(name, ".") {
+	if name == "" || len(name) > maxName || strings.HasPrefix(name, "/") || strings.HasSuffix(name, "/") || strings.HasSuffix(name, ".") {
 		return false
 	}
 	for _, part := range strings.Split(name, "/") {

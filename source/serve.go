@@ -181,11 +181,11 @@ func (s *Sources) serve(w http.ResponseWriter, r *http.Request, by access.Actor)
 	}
 	switch {
 	case a.advertise:
-		return s.advertise(w, r, a.command, dir, version)
+		return s.advertise(w, r, p, a.command, dir, version)
 	case a.command == "upload-pack":
 		return s.upload(w, r, dir, version)
 	}
-	return s.receive(w, r, p.ID, dir, by.User.ID)
+	return s.receive(w, r, p, dir, by.User.ID)
 }
 
 // serving holds for git processes that talk with a client.
@@ -210,6 +210,15 @@ func (s *Sources) serving(command, dir, version string, args ...string) call {
 	return c
 }
 
+// pulls lets a process take pull requests: refs as forges show them, with what is
+// said of them by options of the push.
+func (c call) pulls(allowed bool) call {
+	if allowed {
+		c.config = append(c.config, "transfer.hideRefs=!"+pulls, "receive.advertisePushOptions=true")
+	}
+	return c
+}
+
 func answer(w http.ResponseWriter, kind string) {
 	h := w.Header()
 	h.Set("Content-Type", "application/x-git-"+kind)
@@ -218,11 +227,12 @@ func answer(w http.ResponseWriter, kind string) {
 	h.Set("Pragma", "no-cache")
 }
 
-func (s *Sources) advertise(w http.ResponseWriter, r *http.Request, command, dir, version string) error {
-	if command == "receive-pack" {
+func (s *Sources) advertise(w http.ResponseWriter, r *http.Request, of project.Project, command, dir, version string) error {
+	receives := command == "receive-pack"
+	if receives {
 		version = ""
 	}
-	out, err := s.git.run(r.Context(), s.serving(command, dir, version, "--http-backend-info-refs"))
+	out, err := s.git.run(r.Context(), s.serving(command, dir, version, "--http-backend-info-refs").pulls(receives && of.PullRequests))
 	if err != nil {
 		return err
 	}

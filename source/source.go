@@ -25,6 +25,31 @@ type Push struct {
 	Remote bool   `json:"remote,omitempty"` // seen at an outside repository
 }
 
+// Pull is the data of event.PullPushed: something has happened to a pull request.
+type Pull struct {
+	Number string `json:"number"`
+	Ref    string `json:"ref"`  // refs/pull/12/head
+	Old    string `json:"old"`  // commit; zeros if it is new
+	New    string `json:"new"`  // zeros if it is gone
+	Base   string `json:"base"` // the branch that it goes to
+	Head   string `json:"head"` // the branch of the same repository that it is of, if that is known
+	What   string `json:"what"` // PullOpened and so on
+	User   int64  `json:"user"`
+}
+
+// What may have happened to a pull request, in the words of forges, of which these
+// are known by its ref alone.
+const (
+	PullOpened  = "opened"
+	PullPushed  = "synchronize"
+	PullClosed  = "closed"
+	PullReopens = "reopened"
+)
+
+// Fork tells whether its commits may be those of somebody who may not push to the
+// repository.
+func (p Pull) Fork() bool { return p.Head == "" }
+
 // Commit is one commit.
 type Commit struct {
 	Revision   string

@@ -38,10 +38,20 @@ func saveTold(tx *db.Tx, id project.ID, m move) error {
 		_, err := tx.Exec(`DELETE FROM source_refs WHERE project = ? AND ref = ?`, string(id), m.push.Ref)
 		return err
 	}
-	_, err := tx.Exec(`INSERT INTO source_refs (project, ref, hash, commit_hash) VALUES (?, ?, ?, ?)
-		ON CONFLICT (project, ref) DO UPDATE SET hash = excluded.hash, commit_hash = excluded.commit_hash`,
-		string(id), m.push.Ref, m.now.hash, m.now.commit)
+	_, err := tx.Exec(`INSERT INTO source_refs (project, ref, hash, commit_hash, base) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (project, ref) DO UPDATE SET hash = excluded.hash, commit_hash = excluded.commit_hash, base = excluded.base`,
+		string(id), m.push.Ref, m.now.hash, m.now.commit, m.base)
 	return err
+}
+
+// toldBase gives the branch that a pull request of the own repository goes to, as a
+// push said it; "" if none did.
+func toldBase(tx *db.Tx, id project.ID, ref string) (base string, err error) {
+	err = tx.QueryRow(`SELECT base FROM source_refs WHERE project = ? AND ref = ?`, string(id), ref).Scan(&base)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return base, err
 }
 
 // login is what of a Remote is sealed.

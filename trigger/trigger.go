@@ -1,4 +1,4 @@
-// Package trigger is what starts work: a ref that moves and the clock; forge
+// Package trigger is what starts work: a ref that moves, a pull request and the clock; forge
 // hooks, polling and tag pushes later. It also counts the failures after which
 // the clock of a pipeline stops.
 package trigger
@@ -48,7 +48,7 @@ const hands = 8
 func (t *Trigger) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return t.outbox.Follow(ctx, cursor, []event.Kind{event.Pushed, event.ExecutionFinished}, t.happened)
+		return t.outbox.Follow(ctx, cursor, []event.Kind{event.Pushed, event.PullPushed, event.ExecutionFinished}, t.happened)
 	})
 	g.Go(func() error {
 		return t.db.Work(ctx, db.Work{
@@ -69,7 +69,36 @@ func (t *Trigger) happened(tx *db.Tx, e event.Event) error {
 		}
 		return t.pipelines.Ran(tx, x)
 	}
+	if e.Kind == event.PullPushed {
+		return t.pulled(tx, e)
+	}
 	return t.pushed(tx, e)
+}
+
+// pulled handles what has happened to a pull request.
+func (t *Trigger) pulled(tx *db.Tx, e event.Event) error {
+	var pull source.Pull
+	if err := json.Unmarshal(e.Data, &pull); err != nil {
+		return unreadable(e, err)
+	}
+	return t.PullRequest(tx, project.ID(e.Project), pull)
+}
+
+// PullRequest starts what asks for something that has happened to a pull request of a
+// project, in the caller's transaction. Whoever learns of one tells it here.
+func (t *Trigger) PullRequest(tx *db.Tx, in project.ID, pull source.Pull) error {
+	started, err := t.pipelines.Pulled(tx, in, pull)
+	switch {
+	case errdefs.IsNotFound(err):
+		return nil // the project is gone
+	case err != nil:
+		return fmt.Errorf("pull request %s: %w", pull.Number, err)
+	}
+	for _, x := range started {
+		slog.Info("execution started by a pull request", "room", "trigger", "execution", string(x), "project", string(in), "pull", pull.Number, "what", pull.What)
+	}
+	crash.At("trigger: a pull request is handled")
+	return nil
 }
 
 // unreadable leaves an event alone: reading it again would not help those after

@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 		clockChild(dir)
 		return
 	}
+	if dir := os.Getenv("TRIGGER_TEST_FOLLOW"); dir != "" {
+		followChild(dir)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -72,7 +72,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 		tag = object{{"url", of.url("/repository/tags/%s", x.Tag)}, {"html_url", of.page("/tags/%s", x.Tag)}, {"name", x.Tag}}
 	}
 	if x.PullRequest != "" {
-		pull = object{{"url", nil}, {"html_url", nil}, {"name", x.PullRequest}, {"head_branch", orNull(x.Head)}}
+		pull = object{{"url", nil}, {"html_url", nil}, {"name", x.PullRequest}, {"head_branch", orNull(x.Head)}, {"base_branch", orNull(x.Base)}}
 	}
 	message, err := h.message(r, at, x)
 	if err != nil {
@@ -80,7 +80,7 @@ func (h *handlers) fromExecution(r *http.Request, at place, x *pipeline.Executio
 	}
 	triggered := "CLICK"
 	switch x.Mode {
-	case pipeline.ByPush, pipeline.ByHook:
+	case pipeline.ByPush, pipeline.ByHook, pipeline.ByPull:
 		triggered = "EVENT"
 	case pipeline.ByClock:
 		triggered = "SCHEDULE"

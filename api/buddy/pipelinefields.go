@@ -40,7 +40,7 @@ func startFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return list(p.Refs) },
 		},
 		{
-			name: "events", status: partly, note: "PULL_REQUEST and EMAIL are stored, and each run's log says so; totp true is refused",
+			name: "events", status: partly, note: "EMAIL is stored, and each run's log says so; totp true is refused",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Events = d.events(raw) },
 			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) },
 		},
@@ -106,7 +106,7 @@ func definitionFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return fromParameters(p.Remote.Parameters) },
 		},
 		wordField("git_changeset_base", "", func(p *pipe) string { return p.GitChangesetBase },
-			func(p *pipe, s string) { p.GitChangesetBase = s }).as(partly, "LATEST_RUN: conditions and what the default variables tell of changes compare with the last successful run; LATEST_RUN_MATCHING_REF: with that of the same branch or tag; not given, conditions with the latter and the variables with the former; PULL_REQUEST is as LATEST_RUN_MATCHING_REF, and each run's log says so").
+			func(p *pipe, s string) { p.GitChangesetBase = s }).as(partly, "LATEST_RUN: conditions and what the default variables tell of changes compare with the last successful run; LATEST_RUN_MATCHING_REF: with that of the same branch or tag; not given, conditions with the latter and the variables with the former; PULL_REQUEST: a run of a pull request whose branch is known compares with where it has left that; others are as with LATEST_RUN_MATCHING_REF, and the log of one of a pull request says so").
 			answered(func(p *pipe) any { return or(p.GitChangesetBase, local("LATEST_RUN")(p).(string)) }),
 		wordField("filesystem_changeset_base", "", func(p *pipe) string { return p.FilesChangesetBase },
 			func(p *pipe, s string) { p.FilesChangesetBase = s }).as(noEffect, "belongs to conditions").

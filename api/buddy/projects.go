@@ -134,7 +134,7 @@ func (h *handlers) shortProject(p project.Project) object {
 // projectFields are the members of a project that no rule reads.
 func projectFields() []field[project.Project] {
 	return []field[project.Project]{
-		restField[project.Project]("allow_pull_requests", aBool, false),
+		boolField("allow_pull_requests", func(p *project.Project) *bool { return &p.PullRequests }),
 		restField[project.Project]("fetch_submodules", aBool, false),
 		restField[project.Project]("fetch_submodules_env_key", aString, nil),
 		restField[project.Project]("update_default_branch_from_external", aBool, true),
@@ -223,6 +223,7 @@ type projectBody struct {
 	name, display, status, access *string
 	remote                        source.RemoteChange
 	key                           *int64 // of a variable; 0 is none, nil as it is
+	pulls                         bool
 	attrs                         map[string]json.RawMessage
 }
 
@@ -272,6 +273,7 @@ func readProject(w http.ResponseWriter, r *http.Request, p project.Project) (pro
 	if err := d.inv.Err(); err != nil {
 		return in, err
 	}
+	in.pulls = p.PullRequests
 	in.attrs, err = d.keep.into(nil)
 	return in, err
 }
@@ -338,7 +340,7 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	if err := h.openKey(r, by, ws.ID, &in); err != nil {
 		return err
 	}
-	n := project.New{Attrs: in.attrs, Public: in.access != nil && *in.access == "PUBLIC"}
+	n := project.New{Attrs: in.attrs, Public: in.access != nil && *in.access == "PUBLIC", PullRequests: in.pulls}
 	if in.name != nil {
 		n.Name = *in.name
 	}
@@ -389,7 +391,7 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 	if err := h.openKey(r, by, p.Workspace, &in); err != nil {
 		return err
 	}
-	c := project.Change{Name: in.name, DisplayName: in.display, Status: in.status, Attrs: in.attrs}
+	c := project.Change{Name: in.name, DisplayName: in.display, Status: in.status, PullRequests: &in.pulls, Attrs: in.attrs}
 	if in.access != nil {
 		public := *in.access == "PUBLIC"
 		c.Public = &public

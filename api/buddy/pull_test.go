@@ -69,7 +69,7 @@ func TestPullRequest(t *testing.T) {
 	git("push", "-q", "origin", "feature:refs/merge-requests/8/head")
 
 	own := w.project("own", "f", "1")
-	w.refused(own, `{"pull_request":{"name":"7"}}`, "pull_request.name: the project has its own repository here")
+	w.refused(own, `{"pull_request":{"name":"7"}}`, "pull_request.name: the project's own repository has no pull request 7")
 	path := w.project("copy")
 	w.get(200, "PATCH", "/workspaces/acme/projects/copy", `{"custom_repo_url":"`+url+`"}`)
 	w.get(201, "POST", path+"/actions", `{"name":"Build","type":"DOCKERFILE","dockerfile_path":"Dockerfile","docker_image_tag":"latest"}`)
