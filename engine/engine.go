@@ -186,8 +186,10 @@ type Snapshotter interface {
 // Cacher shows and bounds the build cache of a workspace.
 type Cacher interface {
 	CacheUsage(ctx context.Context, workspace string) ([]CacheRecord, error)
-	// ClearCache frees what is not in use and says how many bytes that were.
-	ClearCache(ctx context.Context, workspace string) (int64, error)
+	// ClearCache forgets the cached steps and cache mounts of an owner, "" are
+	// those of the whole workspace, and says how many bytes that freed: what is in
+	// use, or was given to others, stays.
+	ClearCache(ctx context.Context, workspace string, owner Owner) (int64, error)
 }
 
 // Directories is an engine whose volumes can be reached as directories of this
@@ -236,7 +238,8 @@ type Source struct {
 // BuildSpec is one build.
 type BuildSpec struct {
 	Owner     Owner
-	Workspace string // caches are kept apart by it
+	Workspace string // nothing of a cache ever leaves it
+	Cache     BuildCache
 	Source    Source
 
 	Context    string   // directory in the source; "" or "/" is all of it
@@ -267,6 +270,40 @@ type BuildSpec struct {
 	Mask    [][]byte
 	Log     string // directory of the log (logs/segment)
 	LogMax  int64  // bytes; 0 is no bound
+}
+
+// BuildCache says whose cached steps a build uses, within its workspace. What an
+// owner has of the cache goes with Engine.Remove.
+type BuildCache struct {
+	// Owner has the steps: what a build of the same owner did is not done again. ""
+	// is an owner too.
+	Owner Owner
+	// Scope is what builds of several owners have in common; "" is nothing.
+	Scope Owner
+	// Take: what others gave to Scope is used too.
+	Take bool
+	// Give is what of the build others of Scope may use: GiveNothing, GiveImage or
+	// GiveAll. Who gives also has its cache mounts in common with Scope; else they
+	// are Owner's.
+	Give Given
+}
+
+// Given is what a build gives to others.
+type Given string
+
+// What a build gives.
+const (
+	GiveNothing Given = ""
+	GiveImage   Given = "image" // the steps that its image consists of
+	GiveAll     Given = "all"   // those of all its stages
+)
+
+// Mounts is who has the cache mounts of a build.
+func (c BuildCache) Mounts() Owner {
+	if c.Give == GiveNothing {
+		return c.Owner
+	}
+	return c.Scope
 }
 
 // BuildSecret is a value that one step of a build may read.

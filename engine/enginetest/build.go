@@ -116,9 +116,85 @@ func (s *suite) builds(t *testing.T) {
 			t.Errorf("without the cache it takes %d steps from it", d.Cached)
 		}
 	})
+	s.buildCaches(t)
 	s.buildFailures(t)
 	s.buildSpecs(t)
 	s.buildEnds(t)
+}
+
+// buildCaches is about who uses whose steps. Those of the first stage are in the
+// image, or lead to it.
+func (s *suite) buildCaches(t *testing.T) {
+	_, spec := s.dockerfile(t, "FROM shell AS one\nRUN echo one > /one\nRUN echo again > /two\nFROM shell\nCOPY --from=one /one /one\nRUN echo three\n")
+	own, scope := engine.Owner(s.id("own")), engine.Owner(s.id("scope"))
+	of := func(n int, take bool, give engine.Given) engine.BuildCache {
+		return engine.BuildCache{Owner: engine.Owner(fmt.Sprintf("pipeline/%s-%d", own, n)), Scope: "project/" + scope, Take: take, Give: give}
+	}
+	build := func(t *testing.T, c engine.BuildCache, target string) engine.BuildResult {
+		t.Helper()
+		spec := spec
+		spec.Cache, spec.Target, spec.Log = c, target, ""
+		res, err := s.Engine.Build(t.Context(), s.id("build"), spec)
+		s.ok(t, err)
+		if res.Failure != "" {
+			t.Fatal(res.Failure)
+		}
+		return res
+	}
+	all := func(t *testing.T, what string, r engine.BuildResult, hit bool) {
+		t.Helper()
+		if hit && r.Cached != r.Steps || !hit && r.Cached > 0 {
+			t.Errorf("%s: %d of %d cached", what, r.Cached, r.Steps)
+		}
+	}
+	t.Run("an owner's steps are its own", func(t *testing.T) {
+		alone := of(1, false, engine.GiveNothing)
+		alone.Scope = ""
+		all(t, "the first", build(t, alone, ""), false)
+		all(t, "again", build(t, alone, ""), true)
+		all(t, "another owner", build(t, of(2, true, engine.GiveNothing), ""), false)
+		all(t, "nobody's", build(t, engine.BuildCache{}, ""), false)
+	})
+	t.Run("what is given is taken", func(t *testing.T) {
+		build(t, of(2, true, engine.GiveImage), "")
+		res := build(t, of(3, true, engine.GiveNothing), "")
+		for _, step := range res.List[len(res.List)-2:] {
+			if !step.Cached {
+				t.Errorf("a step of the image was not given: %+v", step)
+			}
+		}
+		all(t, "one that does not take", build(t, of(4, false, engine.GiveNothing), ""), false)
+	})
+	t.Run("the steps of other stages are given only with all", func(t *testing.T) {
+		all(t, "the image was given", build(t, of(5, true, engine.GiveNothing), "one"), false)
+		build(t, of(2, true, engine.GiveAll), "")
+		res := build(t, of(6, true, engine.GiveNothing), "one")
+		if res.Cached == 0 {
+			t.Errorf("all was given: %+v", res)
+		}
+	})
+	t.Run("what one has goes with it", func(t *testing.T) {
+		for _, o := range []engine.Owner{of(2, true, "").Owner, "project/" + scope} {
+			owners, err := s.Engine.Owners(t.Context())
+			s.ok(t, err)
+			if !slices.Contains(owners, o) {
+				t.Errorf("%s is not among %v", o, owners)
+			}
+			s.ok(t, s.Engine.Remove(t.Context(), o))
+			if owners, err = s.Engine.Owners(t.Context()); err != nil || slices.Contains(owners, o) {
+				t.Errorf("%s is still among %v: %v", o, owners, err)
+			}
+		}
+		all(t, "after that", build(t, of(2, true, engine.GiveNothing), ""), false)
+		c, ok := s.Engine.(engine.Cacher)
+		if !ok {
+			return
+		}
+		_, err := c.ClearCache(t.Context(), spec.Workspace, of(2, true, "").Owner)
+		s.ok(t, err)
+		all(t, "after it was cleared", build(t, of(2, true, engine.GiveNothing), ""), false)
+		all(t, "others", build(t, of(3, true, engine.GiveNothing), ""), true)
+	})
 }
 
 func (s *suite) buildFailures(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 	"slipway/engine"
 )
 
-// step is what the cache of a workspace knows.
+// step is what the cache knows of one.
 type step struct {
 	what string
 	at   time.Time
@@ -83,6 +83,7 @@ func (e *Engine) Build(ctx context.Context, id string, s engine.BuildSpec) (engi
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()
 	e.w.holds["build/"+id] = digests
+	b.give()
 	res.Image, err = e.w.inspect(digests, first(s.Platforms))
 	return res, err
 }
@@ -157,6 +158,7 @@ type building struct {
 	list          []engine.BuildStep
 	args          []string
 	n             int
+	made          []madeStep
 }
 
 func (b *building) platforms(ctx context.Context) (string, error) {

@@ -45,9 +45,9 @@ type world struct {
 	blobs     map[string]*blob
 	uploads   map[string]*upload
 	holds     map[string]string
-	remotes   map[string]string          // reference -> digest
-	hosts     map[string]*host           // registries that are not open to all
-	caches    map[string]map[string]step // workspace -> key of a step
+	remotes   map[string]string                           // reference -> digest
+	hosts     map[string]*host                            // registries that are not open to all
+	caches    map[string]map[engine.Owner]map[string]step // workspace -> owner -> key of a step
 	builds    map[string]engine.BuildSpec
 	gates     map[string]*gate
 	calls     []string
@@ -89,7 +89,7 @@ func New(t testing.TB, dir string) *Engine {
 		t: t, dir: dir,
 		runs: map[string]*proc{}, instances: map[string]*instance{}, volumes: map[string]engine.Owner{},
 		blobs: map[string]*blob{}, uploads: map[string]*upload{}, holds: map[string]string{},
-		remotes: map[string]string{}, hosts: map[string]*host{}, caches: map[string]map[string]step{},
+		remotes: map[string]string{}, hosts: map[string]*host{}, caches: map[string]map[engine.Owner]map[string]step{},
 		builds: map[string]engine.BuildSpec{}, gates: map[string]*gate{}, fail: map[string][]error{},
 		blocked: map[string]chan struct{}{},
 	}
@@ -226,6 +226,12 @@ func (e *Engine) Owners(ctx context.Context) ([]engine.Owner, error) {
 	for _, o := range e.w.volumes {
 		set[o] = true
 	}
+	for _, of := range e.w.caches {
+		for o := range of {
+			set[o] = true
+		}
+	}
+	delete(set, "")
 	var out []engine.Owner
 	for o := range set {
 		out = append(out, o)
@@ -255,6 +261,9 @@ func (e *Engine) Remove(ctx context.Context, owner engine.Owner) error {
 	}
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()
+	for _, of := range e.w.caches {
+		delete(of, owner)
+	}
 	for id, p := range e.w.runs {
 		if p.owner == owner {
 			delete(e.w.runs, id)

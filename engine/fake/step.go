@@ -98,9 +98,7 @@ func (b *building) step(ctx context.Context, st *stage, word, rest, whole string
 	b.log.line('o', fmt.Sprintf("#%d %s", b.n, whole))
 	b.list = append(b.list, engine.BuildStep{Stage: st.name, Index: b.list[len(b.list)-1].Index + 1, Text: whole, After: []int{len(b.list) - 1}, Copies: word != "RUN"})
 	one := &b.list[len(b.list)-1]
-	b.w.mu.Lock()
-	_, hit := b.w.caches[b.spec.Workspace][key]
-	b.w.mu.Unlock()
+	hit := b.cachedStep(key)
 	for n, f := range copied {
 		st.fs.layer[n] = f
 	}
@@ -119,12 +117,44 @@ func (b *building) step(ctx context.Context, st *stage, word, rest, whole string
 	one.Done = true
 	b.w.mu.Lock()
 	defer b.w.mu.Unlock()
-	if b.w.caches[b.spec.Workspace] == nil {
-		b.w.caches[b.spec.Workspace] = map[string]step{}
-	}
-	b.w.caches[b.spec.Workspace][key] = step{whole, time.Now()}
+	b.w.keep(b.spec.Workspace, b.spec.Cache.Owner, key, whole)
+	b.made = append(b.made, madeStep{key, whole, st.name})
 	st.key = key
 	return nil
+}
+
+// madeStep is a step of a build that came to its end.
+type madeStep struct{ key, what, stage string }
+
+// cachedStep tells whether the build need not do a step.
+func (b *building) cachedStep(key string) bool {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	c, all := b.spec.Cache, b.w.caches[b.spec.Workspace]
+	_, own := all[c.Owner][key]
+	_, given := all[c.Scope][key]
+	return own || given && c.Take && c.Scope != ""
+}
+
+// give hands the steps of a build over to its scope. w.mu is held.
+func (b *building) give() {
+	c := b.spec.Cache
+	for _, s := range b.made {
+		if c.Scope != "" && (c.Give == engine.GiveAll || c.Give == engine.GiveImage && s.stage == b.made[len(b.made)-1].stage) {
+			b.w.keep(b.spec.Workspace, c.Scope, s.key, s.what)
+		}
+	}
+}
+
+// keep puts a step into the cache. w.mu is held.
+func (w *world) keep(workspace string, owner engine.Owner, key, what string) {
+	if w.caches[workspace] == nil {
+		w.caches[workspace] = map[engine.Owner]map[string]step{}
+	}
+	if w.caches[workspace][owner] == nil {
+		w.caches[workspace][owner] = map[string]step{}
+	}
+	w.caches[workspace][owner][key] = step{what, time.Now()}
 }
 
 // copied gives the files that a COPY or ADD brings.
@@ -202,24 +232,31 @@ func (e *Engine) CacheUsage(ctx context.Context, workspace string) ([]engine.Cac
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()
 	var out []engine.CacheRecord
-	for key, s := range e.w.caches[workspace] {
-		out = append(out, engine.CacheRecord{ID: key, What: s.what, Size: int64(len(s.what)), Created: s.at, LastUsed: s.at})
+	for _, of := range e.w.caches[workspace] {
+		for key, s := range of {
+			out = append(out, engine.CacheRecord{ID: key, What: s.what, Size: int64(len(s.what)), Created: s.at, LastUsed: s.at})
+		}
 	}
 	slices.SortFunc(out, func(a, b engine.CacheRecord) int { return a.Created.Compare(b.Created) })
 	return out, nil
 }
 
 // ClearCache implements engine.Cacher.
-func (e *Engine) ClearCache(ctx context.Context, workspace string) (int64, error) {
-	if err := e.call(ctx, "ClearCache", workspace); err != nil {
+func (e *Engine) ClearCache(ctx context.Context, workspace string, owner engine.Owner) (int64, error) {
+	if err := e.call(ctx, "ClearCache", workspace+" "+string(owner)); err != nil {
 		return 0, err
 	}
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()
 	var n int64
-	for _, s := range e.w.caches[workspace] {
-		n += int64(len(s.what))
+	for o, of := range e.w.caches[workspace] {
+		if owner != "" && o != owner {
+			continue
+		}
+		for _, s := range of {
+			n += int64(len(s.what))
+		}
+		delete(e.w.caches[workspace], o)
 	}
-	delete(e.w.caches, workspace)
 	return n, nil
 }

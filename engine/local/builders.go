@@ -23,12 +23,8 @@ import (
 	bkmeta "github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	bkconfig "github.com/moby/buildkit/cmd/buildkitd/config"
-	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
 	ctdsnap "github.com/moby/buildkit/snapshot/containerd"
-	"github.com/moby/buildkit/solver"
-	"github.com/moby/buildkit/solver/bboltcachestorage"
-	"github.com/moby/buildkit/solver/llbsolver"
 	"github.com/moby/buildkit/solver/llbsolver/history"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/worker"
@@ -37,16 +33,18 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/singleflight"
+
+	"slipway/engine"
 )
 
 const (
-	// roomIdle is how long the solver of a workspace is kept open without a build.
+	// roomIdle is how long the worker of a workspace is kept open without a build.
 	roomIdle = 15 * time.Minute
 	// roomLabel is on every lease of a workspace's cache.
 	roomLabel = "slipway/workspace"
 )
 
-// builder has one BuildKit solver for each workspace, on the stores of this
+// builder has one BuildKit worker for each workspace, on the stores of this
 // process: what they know of each other's builds is nothing.
 type builder struct {
 	e *Engine
@@ -55,6 +53,9 @@ type builder struct {
 	rooms   map[string]*room // by workspace
 	running map[string]chan struct{}
 	closing bool
+
+	orphaned map[string]bool // workspaces whose cache may have what nobody finds any more; guarded by mu
+	freeing  bool
 
 	steps      *steps // runs the steps of all workspaces
 	history    *history.Queue
@@ -67,7 +68,8 @@ type builder struct {
 	cleaned    time.Time
 }
 
-// room is the solver of one workspace with its cache.
+// room is the worker of one workspace with its cache: the results of steps are in
+// it, which of them is found by whom is on its shelves.
 type room struct {
 	e         *Engine
 	workspace string
@@ -81,10 +83,10 @@ type room struct {
 	err      error
 	w        *buildWorker
 	wc       *worker.Controller
-	solver   *llbsolver.Solver
 	sessions *session.Manager
-	store    *bboltcachestorage.Store
-	solved   solver.CacheManager // on store
+
+	shelving sync.Mutex
+	shelves  map[engine.Owner]*shelf
 
 	mu      sync.Mutex
 	builds  map[string]*building // by session
@@ -95,7 +97,7 @@ type room struct {
 }
 
 func newBuilder(e *Engine) *builder {
-	return &builder{e: e, rooms: map[string]*room{}, running: map[string]chan struct{}{}, stop: make(chan struct{})}
+	return &builder{e: e, rooms: map[string]*room{}, running: map[string]chan struct{}{}, orphaned: map[string]bool{}, stop: make(chan struct{})}
 }
 
 // openBuilder removes what interrupted builds left. Nothing of BuildKit is
@@ -141,7 +143,7 @@ func (b *builder) close() error {
 	return errors.Join(errs...)
 }
 
-// room gives the solver of a workspace, opened if need be. The caller lets it
+// room gives the worker of a workspace, opened if need be. The caller lets it
 // go by leave.
 func (b *builder) room(workspace string) (*room, error) {
 	b.mu.Lock()
@@ -152,7 +154,7 @@ func (b *builder) room(workspace string) (*room, error) {
 	r := b.rooms[workspace]
 	fresh := r == nil
 	if fresh {
-		r = &room{e: b.e, workspace: workspace, dir: b.e.path("build", "w", fileName(workspace)), ready: make(chan struct{}), builds: map[string]*building{}}
+		r = &room{e: b.e, workspace: workspace, dir: b.e.path("build", "w", fileName(workspace)), ready: make(chan struct{}), builds: map[string]*building{}, shelves: map[engine.Owner]*shelf{}}
 		b.rooms[workspace] = r
 	}
 	r.users++
@@ -239,26 +241,28 @@ func (d *noDB) View(func(*bolt.Tx) error) error {
 func (d *noDB) Update(func(*bolt.Tx) error) error { return os.ErrNotExist }
 func (d *noDB) Close() error                      { return nil }
 
-// databases are those of a room. They refer to the engine's stores, which do
-// not refer to them: a damaged one costs its workspace the cache.
-func (r *room) databases() []string {
-	return []string{filepath.Join(r.dir, "metadata_v2.db"), filepath.Join(r.dir, "cache.db")}
-}
+// results is the database of what is in a room. It refers to the engine's stores,
+// which do not refer to it: a damaged one costs its workspace the cache.
+func (r *room) results() string { return filepath.Join(r.dir, "metadata_v2.db") }
 
-// open puts a solver together.
+// open puts a worker together.
 func (r *room) open() (err error) {
 	e, ctx := r.e, nsctx(context.Background())
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err
 	}
-	if err := r.check(ctx); err != nil {
-		return err
+	whole, err := r.whole(r.results())
+	if err == nil && !whole {
+		err = r.forget(ctx)
 	}
-	steps, hist, err := e.builder.shared()
 	if err != nil {
 		return err
 	}
-	md, err := bkmeta.NewStore(r.databases()[0])
+	steps, _, err := e.builder.shared()
+	if err != nil {
+		return err
+	}
+	md, err := bkmeta.NewStore(r.results())
 	if err != nil {
 		return err
 	}
@@ -289,20 +293,8 @@ func (r *room) open() (err error) {
 	if err := r.wc.Add(r.w); err != nil {
 		return errors.Join(err, w.Close())
 	}
-	if r.store, err = bboltcachestorage.NewStore(r.databases()[1]); err != nil {
-		return errors.Join(err, w.Close())
-	}
 	if r.sessions, err = session.NewManager(); err != nil {
-		return errors.Join(err, w.Close(), r.store.Close())
-	}
-	r.solved = solver.NewCacheManager(ctx, "local", r.store, worker.NewCacheResultStorage(r.wc))
-	r.solver, err = llbsolver.New(llbsolver.Opt{
-		SessionManager: r.sessions, WorkerController: r.wc, HistoryQueue: hist,
-		Frontends:    map[string]frontend.Frontend{"dockerfile.v0": dockerfiles{r}},
-		CacheManager: r.solved,
-	})
-	if err != nil {
-		return errors.Join(err, w.Close(), r.store.Close())
+		return errors.Join(err, w.Close())
 	}
 	r.opened = newID()
 	// Nobody compares with the contexts of before any more.
@@ -313,7 +305,7 @@ func (r *room) open() (err error) {
 }
 
 func (r *room) close() error {
-	if r.solver == nil {
+	if r.sessions == nil {
 		return nil
 	}
 	// What BuildKit remembers of references in the process would use the
@@ -323,7 +315,13 @@ func (r *room) close() error {
 			contenthash.ClearCacheContext(refID{id: i.ID()})
 		}
 	}
-	return errors.Join(r.solver.Close(), r.wc.Close(), r.store.Close())
+	r.shelving.Lock()
+	defer r.shelving.Unlock()
+	var errs []error
+	for _, s := range r.shelves {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(append(errs, r.wc.Close())...)
 }
 
 // refID stands for a reference of which only the id counts.
@@ -335,29 +333,28 @@ type refID struct {
 // ID implements cache.RefMetadata.
 func (r refID) ID() string { return r.id }
 
-// check looks at the databases if the last server did not end by itself, in a
-// process of its own, since a damaged page makes bbolt panic. Damaged ones are
-// begun anew.
-func (r *room) check(ctx context.Context) error {
-	if !r.e.unclean {
-		return nil
+// whole looks at a database if the last server did not end by itself, in a
+// process of its own, since a damaged page makes bbolt panic.
+func (r *room) whole(file string) (bool, error) {
+	if _, err := os.Stat(file); !r.e.unclean || err != nil {
+		return true, nil
 	}
 	command, err := r.e.checkCommand()
 	if err != nil {
-		return err
+		return false, err
 	}
-	cmd := exec.Command(command[0], append(slices.Clone(command[1:]), r.databases()...)...)
+	cmd := exec.Command(command[0], append(slices.Clone(command[1:]), file)...)
 	cmd.Env = []string{"GOTRACEBACK=none"}
 	out, err := cmd.CombinedOutput()
 	if err == nil {
-		return nil
+		return true, nil
 	}
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
-		return fmt.Errorf("check the databases: %w", err)
+		return false, fmt.Errorf("check %s: %w", filepath.Base(file), err)
 	}
-	r.e.log.Warn("the build cache of a workspace is damaged and was begun anew", "workspace", r.workspace, "why", firstLine(out))
-	return r.forget(ctx)
+	r.e.log.Warn("a build cache is damaged and was begun anew", "workspace", r.workspace, "file", filepath.Base(file), "why", firstLine(out))
+	return false, nil
 }
 
 func firstLine(b []byte) string {

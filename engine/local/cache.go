@@ -62,7 +62,7 @@ func (e *Engine) CacheUsage(ctx context.Context, workspace string) ([]engine.Cac
 }
 
 // ClearCache implements engine.Cacher.
-func (e *Engine) ClearCache(ctx context.Context, workspace string) (int64, error) {
+func (e *Engine) ClearCache(ctx context.Context, workspace string, owner engine.Owner) (n int64, err error) {
 	if !e.hasCache(workspace) {
 		return 0, nil
 	}
@@ -71,7 +71,11 @@ func (e *Engine) ClearCache(ctx context.Context, workspace string) (int64, error
 		return 0, err
 	}
 	defer e.builder.leave(r)
-	n, err := r.prune(ctx, client.PruneInfo{All: true})
+	if owner == "" {
+		n, err = r.prune(ctx, client.PruneInfo{All: true})
+	} else if err = r.empty(owner); err == nil {
+		n, err = r.free(ctx, owner)
+	}
 	if err != nil {
 		return n, fmt.Errorf("build cache of workspace %s: %w", workspace, err)
 	}
@@ -101,8 +105,13 @@ func (r *room) prune(ctx context.Context, rule client.PruneInfo) (n int64, err e
 	err = r.w.Prune(nsctx(ctx), ch, rule)
 	close(ch)
 	<-done
-	if n > 0 {
-		err = errors.Join(err, r.solved.ReleaseUnreferenced(nsctx(ctx)))
+	if n == 0 {
+		return n, err
+	}
+	r.shelving.Lock()
+	defer r.shelving.Unlock()
+	for _, s := range r.shelves { // one that is closed does it when it is opened
+		err = errors.Join(err, s.solved.ReleaseUnreferenced(nsctx(ctx)))
 	}
 	return n, err
 }

@@ -68,12 +68,14 @@ type bridge struct {
 }
 
 // Solve implements frontend.FrontendLLBBridge. It puts limits on the steps;
-// they are no part of what makes a step the same as one in the cache.
+// they are no part of what makes a step the same as one in the cache. And it says
+// where else steps are looked for.
 func (br bridge) Solve(ctx context.Context, req frontend.SolveRequest, sid string) (*frontend.Result, error) {
 	if req.Definition != nil {
 		for _, md := range req.Definition.Metadata {
 			md.LinuxResources = br.b.limits
 		}
+		req.CacheImports = br.b.imports()
 	}
 	return br.FrontendLLBBridge.Solve(ctx, req, sid)
 }
@@ -225,15 +227,21 @@ func (w *buildWorker) sources() error {
 // only when it is asked for.
 func (w *buildWorker) Platforms(bool) []ocispec.Platform { return w.WorkerOpt.Platforms }
 
+// ownerWorker is the worker of a room for builds that have the same cache mounts.
+type ownerWorker struct {
+	*buildWorker
+	mounts string // begins the names of their cache mounts
+}
+
 // ResolveOp implements worker.Worker. BuildKit has one list of cache mounts for
-// all workers of a process, by their ids; so each id gets its workspace's name.
-func (w *buildWorker) ResolveOp(v solver.Vertex, up frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
+// all workers of a process, by their ids; so each id gets the name of who has it.
+func (w *ownerWorker) ResolveOp(v solver.Vertex, up frontend.FrontendLLBBridge, sm *session.Manager, proxy worker.ProxyOpt) (solver.Op, error) {
 	op, ok := v.Sys().(*pb.Op)
 	if ok && op.GetExec() != nil {
 		op = op.CloneVT()
 		for _, m := range op.GetExec().Mounts {
 			if m.CacheOpt != nil {
-				m.CacheOpt.ID = fileName(w.r.workspace) + "/" + m.CacheOpt.ID
+				m.CacheOpt.ID = w.mounts + m.CacheOpt.ID
 			}
 		}
 		v = changed{v, op}

@@ -30,6 +30,9 @@ func (e *Engine) Owners(context.Context) ([]engine.Owner, error) {
 	for _, v := range list {
 		seen[v.Owner] = true
 	}
+	for _, o := range e.shelfOwners() {
+		seen[o] = true
+	}
 	var l []engine.Owner
 	for o := range seen {
 		l = append(l, o)
@@ -51,6 +54,7 @@ func (e *Engine) Remove(ctx context.Context, owner engine.Owner) error {
 			err = errors.Join(err, volumes{e}.Remove(ctx, v.ID))
 		}
 	}
+	err = errors.Join(err, e.builder.removeShelves(owner))
 	e.notify(owner)
 	return wrap("remove", string(owner), err)
 }

@@ -125,7 +125,7 @@ func (l *buildLog) follow(reports <-chan *client.SolveStatus) {
 func (l *buildLog) vertex(v *client.Vertex) {
 	s := l.steps[v.Digest]
 	if s == nil {
-		s = &logged{name: strings.ReplaceAll(v.Name, "\n", " "), hidden: strings.HasPrefix(v.Name, "[internal]"), streams: map[int]*pending{}}
+		s = &logged{name: strings.ReplaceAll(v.Name, "\n", " "), hidden: strings.HasPrefix(v.Name, "[internal]") || strings.HasPrefix(v.Name, importWord), streams: map[int]*pending{}}
 		l.steps[v.Digest] = s
 		l.order = append(l.order, s)
 	}

@@ -63,6 +63,15 @@ func (b *building) solve(ctx context.Context, dockerfile string, tree contextFS)
 		delete(r.builds, sess.ID())
 		r.mu.Unlock()
 	}()
+	own, scope, done, err := b.shelves()
+	if err != nil {
+		return &machinery{err}
+	}
+	defer done()
+	solver, err := own.solver(b.spec.Cache.Mounts())
+	if err != nil {
+		return &machinery{err}
+	}
 	exp, err := r.w.Exporter(client.ExporterImage, r.sessions)
 	if err != nil {
 		return &machinery{err}
@@ -72,6 +81,9 @@ func (b *building) solve(ctx context.Context, dockerfile string, tree contextFS)
 		return &machinery{err}
 	}
 	var post []llbsolver.Processor
+	if scope != nil && b.spec.Cache.Give != engine.GiveNothing {
+		post = append(post, b.gives(own, scope))
+	}
 	if b.spec.Provenance != "" {
 		post = append(post, proc.ProvenanceProcessor(provenancetypes.ProvenanceSLSA1, map[string]string{"mode": b.spec.Provenance}, nil))
 	}
@@ -87,8 +99,8 @@ func (b *building) solve(ctx context.Context, dockerfile string, tree contextFS)
 		b.log.follow(reports)
 		return nil
 	})
-	g.Go(func() error { return r.solver.Status(outer, job, reports) })
-	_, err = r.solver.Solve(ctx, job, sess.ID(), frontend.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: b.attributes(dockerfile)},
+	g.Go(func() error { return solver.Status(outer, job, reports) })
+	_, err = solver.Solve(ctx, job, sess.ID(), frontend.SolveRequest{Frontend: "dockerfile.v0", FrontendOpt: b.attributes(dockerfile)},
 		compat.CompatibilityVersionCurrent, llbsolver.ExporterRequest{Exporters: []exporter.ExporterInstance{handing{inst, b}}},
 		nil, post, true, nil, "", false)
 	_ = sess.Close()
@@ -108,7 +120,7 @@ func (b *building) sharedKey() string {
 	if from == "" {
 		from = "archive " + b.spec.Name
 	}
-	return b.room.opened + " " + from + " " + rel(b.spec.Context)
+	return strings.Join([]string{b.room.opened, string(b.spec.Cache.Owner), from, rel(b.spec.Context)}, " ")
 }
 
 // dial connects a session to its manager.
