@@ -47,6 +47,7 @@ func TestFields(t *testing.T) {
 	t.Run("multi", func(t *testing.T) { s.showBuilds(t, "multi", "DOCKER_BUILD_MULTI_ARCH", o) })
 	t.Run("copies", s.showCopies)
 	t.Run("pipeline", s.showPipeline)
+	t.Run("cache_scope", s.showCacheScopes)
 }
 
 // noted is the image with a shell, and a note in it.

@@ -93,7 +93,7 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		return Result{}, nil, &fatalError{err}
 	}
 	spec := engine.BuildSpec{
-		Owner: x.ID.Owner(), Workspace: x.Workspace, Source: engine.Source{Volume: h.volume},
+		Owner: x.ID.Owner(), Workspace: x.Workspace, Cache: cacheOf(x, b), Source: engine.Source{Volume: h.volume},
 		Context: path.Clean("/" + v.expand(b.Context)), Dockerfile: v.expand(b.Dockerfile), Target: v.expand(b.Target),
 		Platforms: commaList(v.expand(b.Platforms)), Args: args, NoCache: b.NoCache,
 		Pull: b.Pull != nil && *b.Pull || b.Pull == nil && b.Multi, Provenance: b.provenance(),

@@ -326,7 +326,7 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 	oneOf(inv, "git_config_ref", p.GitConfigRef, "", "NONE", "FIXED", "DYNAMIC")
 	oneOf(inv, "definition_source", p.DefinitionSource, "", "LOCAL", "REMOTE")
 	oneOf(inv, "cpu", p.CPU, "", "X64", "ARM")
-	oneOf(inv, "cache_scope", p.CacheScope, "", "PIPELINE", "PROJECT", "WORKSPACE")
+	oneOf(inv, "cache_scope", p.CacheScope, "", scopePipeline, scopeProject, scopeWorkspace)
 	oneOf(inv, "git_changeset_base", p.GitChangesetBase, "", "LATEST_RUN", "LATEST_RUN_MATCHING_REF", "PULL_REQUEST")
 	oneOf(inv, "filesystem_changeset_base", p.FilesChangesetBase, "", "DATE_MODIFIED", "CONTENTS")
 	p.validateOrigin(inv)

@@ -33,6 +33,11 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	volume, of := h.volume, ""
 	// A retry goes on with what the actions before it have made.
 	goesOn := slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Successful })
+	if x.emptiesCache() && !goesOn {
+		if err := h.clearBuilds(ctx); err != nil {
+			return err
+		}
+	}
 	cleared := false // but for some files
 	if x.Frozen.Concurrent && !goesOn {
 		var err error
@@ -51,7 +56,7 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		if err := h.removeFiles(ctx, volume); err != nil {
 			return fmt.Errorf("empty the file system of the pipeline: %w", err)
 		}
-	case x.ClearCache || x.Frozen.ClearCache:
+	case x.emptiesCache():
 		var err error
 		if cleared, err = h.clearFiles(ctx, volume); err != nil {
 			return fmt.Errorf("empty the file system of the pipeline: %w", err)

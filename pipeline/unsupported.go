@@ -79,7 +79,7 @@ func notes(p Pipeline, a Action) []string {
 		if b.BuildKit != nil && !*b.BuildKit {
 			l = append(l, "buildkit false has no effect: there is no other builder")
 		}
-		if b.CacheMode != "" && (p.CacheScope == "" || p.CacheScope == "PIPELINE") {
+		if b.CacheMode != "" && !p.shares() {
 			l = append(l, "cache_mode has no effect with the pipeline's cache_scope PIPELINE")
 		}
 		if b.TargetPath != "" {

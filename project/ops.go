@@ -432,6 +432,21 @@ func (p *Projects) Restore(ctx context.Context, by access.Actor, id ID) (back Pr
 	return back, nil
 }
 
+// Living tells whether there is a project, be it a deleted one that may come back.
+func (p *Projects) Living(ctx context.Context, id ID) (bool, error) {
+	return p.there(ctx, `SELECT COUNT(*) FROM projects WHERE id = ?`, string(id))
+}
+
+// LivingWorkspace is Living for a workspace.
+func (p *Projects) LivingWorkspace(ctx context.Context, id string) (bool, error) {
+	return p.there(ctx, `SELECT COUNT(*) FROM workspaces WHERE id = ?`, id)
+}
+
+func (p *Projects) there(ctx context.Context, count, id string) (is bool, err error) {
+	err = p.db.Read(ctx, func(tx *db.Tx) error { return tx.QueryRow(count, id).Scan(&is) })
+	return is, err
+}
+
 // Remove drops the rows of projects that were deleted longer than keep ago, with
 // everything in the store that belongs to them, and then those of workspaces; an
 // event "project.removed" tells the rooms that keep data elsewhere. It gives how

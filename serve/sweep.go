@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"slipway/engine"
+	"slipway/project"
 )
 
 // sweep removes from the engine what has no living owner: what was started for
@@ -38,11 +39,15 @@ func (s *Server) sweep(ctx context.Context, prefix string) error {
 }
 
 func (s *Server) living(ctx context.Context, o engine.Owner) (bool, error) {
-	switch kind, _, _ := strings.Cut(string(o), "/"); kind {
+	switch kind, id, _ := strings.Cut(string(o), "/"); kind {
 	case "execution", "pipeline":
 		return s.pipelines.Living(ctx, o)
 	case "stack":
 		return s.stacks.Living(ctx, o)
+	case "project":
+		return s.projects.Living(ctx, project.ID(id))
+	case "workspace":
+		return s.projects.LivingWorkspace(ctx, id)
 	}
 	return true, nil // not ours to judge
 }

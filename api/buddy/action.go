@@ -148,7 +148,8 @@ func ownFields() []field[action] {
 			as(obeyed, "when it is not given: true for "+typeMulti+"; for "+typeBuild+" only latest is asked for"),
 		boolField("do_not_prune_images", func(a *action) *bool { return &a.Build.KeepImages }).of(builds),
 		strField("provenance", func(a *action) *string { return &a.Build.Provenance }).of(builds),
-		strField("cache_mode", func(a *action) *string { return &a.Build.CacheMode }).of(builds).as(noEffect, "all steps are kept in any case"),
+		strField("cache_mode", func(a *action) *string { return &a.Build.CacheMode }).of(builds).
+			as(obeyed, "with the pipeline's cache_scope PROJECT or WORKSPACE: MIN (what it is when not given) gives others the steps that the image consists of, MAX those of all stages; else it has no effect, the log says so"),
 		strField("repository", func(a *action) *string { return &a.Build.Repository }).of(builds).as(obeyed, "in the registry of this server (`registry` is its address) the first part is the workspace, which is that of the pipeline; a login is not needed there and has no effect, the log says so"),
 		stringsField("versions", func(a *action) *[]string { return &a.Build.Versions }).of(builds),
 		strField("package", func(a *action) *string { return &a.Build.Package }).of(builds),

@@ -1,0 +1,66 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+
+	"slipway/engine"
+	"slipway/project"
+)
+
+// What a pipeline's CacheScope says.
+const (
+	scopePipeline  = "PIPELINE"
+	scopeProject   = "PROJECT"
+	scopeWorkspace = "WORKSPACE"
+)
+
+// CacheOwner has in the engine what builds of a project's pipelines have of each
+// other's cached steps.
+func CacheOwner(id project.ID) engine.Owner { return engine.Owner("project/" + string(id)) }
+
+// WorkspaceCacheOwner is CacheOwner for all projects of a workspace.
+func WorkspaceCacheOwner(id string) engine.Owner { return engine.Owner("workspace/" + id) }
+
+// shares tells whether builds of the pipeline have steps in common with others.
+func (p Pipeline) shares() bool { return p.CacheScope != "" && p.CacheScope != scopePipeline }
+
+// emptiesCache tells whether an execution begins without what earlier ones left,
+// but for the files that were put there.
+func (x Execution) emptiesCache() bool { return x.ClearCache || x.Frozen.ClearCache }
+
+// cacheOf says whose cached steps a build of an execution uses. That of a pull
+// request gives nothing: what it is of was looked at by nobody.
+func cacheOf(x Execution, b Build) engine.BuildCache {
+	c := engine.BuildCache{Owner: x.Pipeline.Owner()}
+	switch x.Frozen.CacheScope {
+	case scopeProject:
+		c.Scope = CacheOwner(x.Project)
+	case scopeWorkspace:
+		c.Scope = WorkspaceCacheOwner(x.Workspace)
+	default:
+		return c
+	}
+	c.Take = !x.emptiesCache()
+	switch {
+	case x.PullRequest != "":
+	case b.CacheMode == "MAX":
+		c.Give = engine.GiveAll
+	default:
+		c.Give = engine.GiveImage
+	}
+	return c
+}
+
+// clearBuilds forgets the cached steps of the pipeline's builds, if the engine
+// keeps any.
+func (h *handling) clearBuilds(ctx context.Context) error {
+	c, ok := h.eng.(engine.Cacher)
+	if !ok {
+		return nil
+	}
+	if _, err := c.ClearCache(ctx, h.x.Workspace, h.x.Pipeline.Owner()); err != nil {
+		return fmt.Errorf("empty the build cache of the pipeline: %w", err)
+	}
+	return nil
+}
