@@ -51,9 +51,11 @@ func TestCacheIsCleared(t *testing.T) {
 		in   Start
 		want bool
 	}{
-		{one, Start{}, false}, {two, Start{}, false},
+		{one, Start{}, false},
+		{two, Start{}, false},
 		{one, Start{}, true},
-		{one, Start{ClearCache: true}, false}, {two, Start{}, true},
+		{one, Start{ClearCache: true}, false},
+		{two, Start{}, true},
 		{one, Start{Refresh: true}, true},
 	} {
 		x := w.expect(w.start(c.p, c.in), "SUCCESSFUL SUCCESSFUL")
