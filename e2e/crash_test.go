@@ -207,6 +207,8 @@ var killedBy = map[string]string{
 	"source: a file is committed":           "TestKilledWhileWriting of source",
 	"source: a branch is made or removed":   "TestKilledWhileWriting of source",
 	"event: a request to a webhook is kept": "TestSenderKilled of event",
+	"stack: images asked for again":         "TestKilledUpdate of stack",
+	"stack: new images applied":             "TestKilledUpdate of stack",
 	"stack: deleted stack emptied":          "nobody: it comes a week after the end of its project",
 	"source: a repository is removed":       "nobody: it comes a week after the end of its project",
 }

@@ -33,6 +33,10 @@
 // the service, which restart, recreate and pull count up: an instance with
 // another hash than the wanted one is an older one and is replaced.
 //
+// A schedule has the images of a stack asked for again: each under a definition
+// of its own (updating) beside the declared and the applied one. If it leads to
+// another image that becomes both, and the service is recreated; else it is gone.
+//
 // Names: a service is found by its bare name in its own stack and as
 // "<service>.<prefix>" in the whole project. The address of whoever asks tells
 // its stack (ingress.View).

@@ -387,8 +387,9 @@ func markDeleted(tx *db.Tx, r row, workspace string, withProject bool) error {
 func (w *world) bump(tx *db.Tx, p project.Project, ignored []string) error {
 	w.stack.Generation++
 	w.stack.Updated = tx.Now
-	if _, err := tx.Exec(`UPDATE stacks SET description = ?, generation = ?, updated = ? WHERE id = ?`,
-		w.stack.Description, w.stack.Generation, db.Micros(tx.Now), string(w.stack.ID)); err != nil {
+	if _, err := tx.Exec(`UPDATE stacks SET description = ?, generation = ?, updated = ?, cron = ?, timezone = ?, update_at = ? WHERE id = ?`,
+		w.stack.Description, w.stack.Generation, db.Micros(tx.Now), w.stack.Schedule.Cron, w.stack.Schedule.Timezone, db.Micros(w.stack.UpdateAt),
+		string(w.stack.ID)); err != nil {
 		return err
 	}
 	if err := event.Write(tx, event.Event{Kind: event.StackChanged, Workspace: p.Workspace, Project: string(p.ID), Subject: string(w.stack.ID)},
@@ -422,7 +423,7 @@ func (s *Stacks) Living(ctx context.Context, owner engine.Owner) (bool, error) {
 func (w *world) view(p project.Project) Stack {
 	out := Stack{
 		ID: w.stack.ID, Project: w.stack.Project, Workspace: p.Workspace, Description: w.stack.Description, Prefix: w.stack.Prefix,
-		Generation: w.stack.Generation, ObservedGeneration: w.stack.Observed, Created: w.stack.Created, Updated: w.stack.Updated,
+		Generation: w.stack.Generation, ObservedGeneration: w.stack.Observed, Schedule: w.stack.Schedule, Created: w.stack.Created, Updated: w.stack.Updated,
 	}
 	for _, s := range w.services {
 		if s.Removed.IsZero() {

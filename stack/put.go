@@ -43,6 +43,9 @@ func (s *Stacks) Patch(ctx context.Context, by access.Actor, id ID, patch Patch)
 			renamed = w.rename(*patch.Description)
 			c.changed = true
 		}
+		if patch.Schedule != nil {
+			renamed = together(renamed, c.schedule(*patch.Schedule))
+		}
 		if err := c.declare(s, patch.merge(have, orphans)); err != nil || renamed != nil {
 			return together(renamed, err)
 		}

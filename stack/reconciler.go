@@ -142,6 +142,8 @@ type look struct {
 	resolve  []*definition // images to be found
 	observed bool          // the generation is to be saved as carried out
 	routes   bool          // an address is different
+	gone     bool          // nobody wishes for the stack any more
+	refresh  bool          // there is something to be done about updates
 }
 
 // Handle brings one stack closer to what is wished. It is the handler of the
@@ -169,6 +171,12 @@ func (s *Stacks) Handle(ctx context.Context, l db.Lease) (time.Time, error) {
 		if err != nil {
 			return time.Time{}, fmt.Errorf("stack %s: %w", id, err)
 		}
+		if r.refresh {
+			more = true
+			if err := s.refresh(ctx, l); err != nil {
+				return time.Time{}, fmt.Errorf("stack %s: update: %w", id, err)
+			}
+		}
 		if !more {
 			return s.rest(ctx, l, r, have)
 		}
@@ -194,6 +202,9 @@ func (s *Stacks) rest(ctx context.Context, l db.Lease, r *look, have []engine.In
 	}
 	if len(have) > 0 || len(r.world.services) > 0 || len(r.world.volumes) > 0 {
 		d.again(time.Now().Add(lookAgain))
+	}
+	if at := r.world.stack.UpdateAt; !at.IsZero() && !r.gone {
+		d.again(at)
 	}
 	return d.Again, nil
 }
@@ -243,7 +254,7 @@ func (s *Stacks) look(tx *db.Tx, id ID, have []engine.Instance) (*look, error) {
 			v.History = Note(*v, have, tx.Now)
 		}
 	}
-	r := &look{world: w, project: p, Decision: Plan(want, have, tx.Now), statuses: Statuses(want, have, tx.Now)}
+	r := &look{world: w, project: p, gone: gone, refresh: !gone && w.refreshes(tx.Now), Decision: Plan(want, have, tx.Now), statuses: Statuses(want, have, tx.Now)}
 	r.decide(want, s.jobs, tx.Now)
 	r.unused = w.unused(have)
 	return r, nil
@@ -307,11 +318,19 @@ func (r *look) images(s *service, j *jobs, now time.Time) (busy bool) {
 			continue
 		}
 		busy = busy || d.Tries == 0
-		if !j.runs("image " + d.ID) {
-			r.resolve = append(r.resolve, d)
-		}
+		r.find(d, j)
+	}
+	if d := r.world.definitions[s.Updating]; d != nil && d.Digest == "" && d.Tries == 0 {
+		r.find(d, j)
 	}
 	return busy
+}
+
+// find has an image looked for, unless that is being done.
+func (r *look) find(d *definition, j *jobs) {
+	if !j.runs("image " + d.ID) {
+		r.resolve = append(r.resolve, d)
+	}
 }
 
 func (r *look) dirty() bool {

@@ -137,17 +137,23 @@ func (s *Stacks) Recreate(ctx context.Context, by access.Actor, id ID, ref strin
 // recreates the service with it; with onlyPull the new image waits for that.
 func (s *Stacks) Pull(ctx context.Context, by access.Actor, id ID, ref string, onlyPull bool) error {
 	return s.act(ctx, by, id, ref, func(c *change, sv *service) error {
-		def := &definition{ID: uuid.NewString(), Service: sv.ID, Definition: c.w.definitions[sv.Declared].Definition, Refresh: true}
-		if err := def.insert(c.tx, s.box); err != nil {
+		anew, err := c.anew(s, sv)
+		if err != nil {
 			return err
 		}
-		sv.Declared, c.changed = def.ID, true
+		sv.Declared, c.changed = anew, true
 		if onlyPull {
 			return sv.save(c.tx)
 		}
-		sv.Applied = def.ID
+		sv.Applied = anew
 		return c.again(sv)
 	})
+}
+
+// anew is what is declared once more, for its image to be asked for again.
+func (c *change) anew(st *Stacks, s *service) (id string, err error) {
+	def := &definition{ID: uuid.NewString(), Service: s.ID, Definition: c.w.definitions[s.Declared].Definition, Refresh: true}
+	return def.ID, def.insert(c.tx, st.box)
 }
 
 // Logs gives the lines that a service wrote, oldest first, in pieces; tail is

@@ -32,6 +32,8 @@ type row struct {
 	Created, Updated     time.Time
 	Deleted              time.Time
 	WithProject          bool // deleted because the project was
+	Schedule             Schedule
+	UpdateAt             time.Time // the next time of the schedule
 }
 
 type service struct {
@@ -43,6 +45,7 @@ type service struct {
 	Removed                             time.Time
 	Epoch, Next                         int64
 	Declared, Applied, Serving, Message string
+	Updating                            string // the definition whose image the schedule asks for
 	Addr                                netip.Addr
 	Status                              Status
 	StatusSet                           time.Time
@@ -98,12 +101,13 @@ func (w *world) volume(key string) *volume {
 	return nil
 }
 
-const stackColumns = `id, project, description, prefix, generation, observed_generation, created, updated, deleted, with_project`
+const stackColumns = `id, project, description, prefix, generation, observed_generation, created, updated, deleted, with_project, cron, timezone, update_at`
 
 func scanStack(scan db.Scan) (r row, err error) {
-	var created, updated, deleted sql.NullInt64
-	err = scan(&r.ID, &r.Project, &r.Description, &r.Prefix, &r.Generation, &r.Observed, &created, &updated, &deleted, &r.WithProject)
-	r.Created, r.Updated, r.Deleted = db.Time(created), db.Time(updated), db.Time(deleted)
+	var created, updated, deleted, update sql.NullInt64
+	err = scan(&r.ID, &r.Project, &r.Description, &r.Prefix, &r.Generation, &r.Observed, &created, &updated, &deleted, &r.WithProject,
+		&r.Schedule.Cron, &r.Schedule.Timezone, &update)
+	r.Created, r.Updated, r.Deleted, r.UpdateAt = db.Time(created), db.Time(updated), db.Time(deleted), db.Time(update)
 	return r, err
 }
 
@@ -128,7 +132,7 @@ func load(tx *db.Tx, box *secret.Box, id ID) (*world, error) {
 
 func (w *world) loadServices(tx *db.Tx) error {
 	rows, err := tx.Query(`SELECT id, short, name, description, restart, stopped, removed, epoch, next, declared, applied, serving,
-		addr, status, status_set, message, failed, ran, history, created
+		addr, status, status_set, message, failed, ran, history, created, updating
 		FROM services WHERE stack = ? ORDER BY removed IS NOT NULL, name, created, id`, string(w.stack.ID))
 	if err != nil {
 		return err
@@ -139,7 +143,7 @@ func (w *world) loadServices(tx *db.Tx) error {
 		var removed, set, created sql.NullInt64
 		var addr, history string
 		if err := rows.Scan(&s.ID, &s.Short, &s.Name, &s.Description, &s.Restart, &s.Stopped, &removed, &s.Epoch, &s.Next,
-			&s.Declared, &s.Applied, &s.Serving, &addr, &s.Status, &set, &s.Message, &s.Failed, &s.Ran, &history, &created); err != nil {
+			&s.Declared, &s.Applied, &s.Serving, &addr, &s.Status, &set, &s.Message, &s.Failed, &s.Ran, &history, &created, &s.Updating); err != nil {
 			return err
 		}
 		s.Removed, s.StatusSet, s.Created = db.Time(removed), db.Time(set), db.Time(created)
@@ -214,9 +218,9 @@ func (s *service) save(tx *db.Tx) error {
 		addr = s.Addr.String()
 	}
 	_, err = tx.Exec(`UPDATE services SET description = ?, restart = ?, stopped = ?, removed = ?, epoch = ?, next = ?, declared = ?,
-		applied = ?, serving = ?, addr = ?, status = ?, status_set = ?, message = ?, failed = ?, ran = ?, history = ? WHERE id = ?`,
+		applied = ?, serving = ?, addr = ?, status = ?, status_set = ?, message = ?, failed = ?, ran = ?, history = ?, updating = ? WHERE id = ?`,
 		s.Description, string(s.Restart), s.Stopped, db.Micros(s.Removed), s.Epoch, s.Next, s.Declared, s.Applied, s.Serving, addr,
-		string(s.Status), db.Micros(s.StatusSet), s.Message, s.Failed, s.Ran, string(history), string(s.ID))
+		string(s.Status), db.Micros(s.StatusSet), s.Message, s.Failed, s.Ran, string(history), s.Updating, string(s.ID))
 	return err
 }
 

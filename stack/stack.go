@@ -65,6 +65,7 @@ type Stack struct {
 	// was carried out as far as it can be.
 	Generation         int64
 	ObservedGeneration int64
+	Schedule           Schedule
 	Services           []Service // by name
 	Volumes            []Volume  // by name, orphaned ones too
 	Created            time.Time
@@ -195,6 +196,7 @@ type Declared struct {
 // Patch changes a part of a stack; nil fields stay.
 type Patch struct {
 	Description *string
+	Schedule    *Schedule // the zero value takes it away
 	Services    map[string]ServicePatch
 	Volumes     map[string]VolumePatch
 	Recreate    bool // apply the changed services at once

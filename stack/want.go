@@ -94,7 +94,7 @@ func (w *world) volumeOwner(volume string) engine.Owner {
 func (w *world) unused(have []engine.Instance) []*definition {
 	used := map[string]bool{}
 	for _, s := range w.services {
-		used[s.Declared], used[s.Applied], used[s.Serving] = true, true, true
+		used[s.Declared], used[s.Applied], used[s.Serving], used[s.Updating] = true, true, true, true
 	}
 	for _, i := range have {
 		used[definitionOf(i.Hash)] = true

@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -23,6 +24,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("STACK_TEST_DIR"); dir != "" {
+		updateChild(dir)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -72,19 +77,31 @@ func (r *tables) last() ingress.Table {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	w := &rig{t: t, dir: t.TempDir(), table: &tables{}}
+	w := openRig(t, t.TempDir())
+	w.run()
+	return w
+}
+
+// openRig makes one that does not run yet, or opens the one that lies in dir,
+// with an engine that has none of its containers.
+func openRig(t testing.TB, dir string) *rig {
+	t.Helper()
+	w := &rig{t: t, dir: dir, table: &tables{}}
 	w.eng = fake.New(t, filepath.Join(w.dir, "engine"))
 	d, err := db.Open(t.Context(), filepath.Join(w.dir, "x.db"))
 	w.must(err)
 	t.Cleanup(func() { w.must(d.Close()) })
 	w.store = d
 	w.access = access.New(d)
-	s, err := w.access.Bootstrap(t.Context(), "admin", func(tx *db.Tx, u access.User) (err error) {
+	token := filepath.Join(w.dir, "token")
+	_, err = w.access.Bootstrap(t.Context(), "admin", func(tx *db.Tx, u access.User) (err error) {
 		w.home, err = project.BootstrapWorkspace(tx, "acme", u)
 		return err
-	}, nil)
+	}, func(secret string) error { return os.WriteFile(token, []byte(secret), 0o600) })
 	w.must(err)
-	w.admin, err = w.access.Authenticate(t.Context(), s, "")
+	s, err := os.ReadFile(token)
+	w.must(err)
+	w.admin, err = w.access.Authenticate(t.Context(), string(s), "")
 	w.must(err)
 	w.projects = project.NewProjects(d)
 	box, err := secret.OpenBox(filepath.Join(w.dir, "key"))
@@ -95,11 +112,12 @@ func newRig(t testing.TB) *rig {
 		DB: d, Projects: w.projects, Secrets: secret.New(d, box, w.projects), Events: event.New(d),
 		Ingresses: ingress.New(d, w.projects, "localhost"), Logs: l, Router: w.table,
 	}
-	w.pr, err = w.projects.Create(t.Context(), w.admin, w.home.ID, project.New{Name: "web", DisplayName: "Web"})
+	if w.pr, err = w.projects.Find(t.Context(), w.admin, "acme", "web"); err != nil {
+		w.pr, err = w.projects.Create(t.Context(), w.admin, w.home.ID, project.New{Name: "web", DisplayName: "Web"})
+	}
 	w.must(err)
 	w.eng.Publish("docker.io/library/app:1", w.eng.Image("echo one"))
 	w.eng.Publish("docker.io/library/app:2", w.eng.Image("echo two"))
-	w.run()
 	return w
 }
 

@@ -26,11 +26,19 @@ type stackBody struct {
 	Disabled       bool          `json:"disabled"`
 	Services       []serviceBody `json:"services,omitempty"`
 	Volumes        []volumeBody  `json:"volumes,omitempty"`
-	UpdateSchedule any           `json:"updateSchedule"`
+	UpdateSchedule *scheduleBody `json:"updateSchedule"`
+}
+
+type scheduleBody struct {
+	Cron     string `json:"cron"`
+	Timezone string `json:"timezone,omitempty"`
 }
 
 func fromStack(s stack.Stack) stackBody {
 	out := stackBody{ID: string(s.ID), ProjectID: string(s.Project), Description: s.Description, Prefix: s.Prefix}
+	if u := s.Schedule; u != (stack.Schedule{}) {
+		out.UpdateSchedule = &scheduleBody{u.Cron, u.Timezone}
+	}
 	for _, v := range s.Services {
 		out.Services = append(out.Services, fromService(v))
 	}
@@ -40,12 +48,17 @@ func fromStack(s stack.Stack) stackBody {
 	return out
 }
 
-// stackRequest is the body of PUT and PATCH.
+// stackRequest is the body of PUT.
 type stackRequest struct {
-	Description    api.Opt[string]           `json:"description"`
-	Services       map[string]serviceRequest `json:"services"`
-	Volumes        map[string]volumeRequest  `json:"volumes"`
-	UpdateSchedule api.Opt[json.RawMessage]  `json:"updateSchedule"`
+	Services map[string]serviceRequest `json:"services"`
+	Volumes  map[string]volumeRequest  `json:"volumes"`
+}
+
+// patchRequest is the body of PATCH.
+type patchRequest struct {
+	stackRequest
+	scheduleRequest
+	Description api.Opt[string] `json:"description"`
 }
 
 type volumeRequest struct {
@@ -54,7 +67,7 @@ type volumeRequest struct {
 
 // decodeStack reads the body of PUT and PATCH. empty are the services that are
 // an empty object; ignored is what nobody reads.
-func decodeStack(w http.ResponseWriter, r *http.Request, in *stackRequest) (empty map[string]bool, ignored []string, err error) {
+func decodeStack(w http.ResponseWriter, r *http.Request, in any) (empty map[string]bool, ignored []string, err error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the body: %w", err)
@@ -80,9 +93,6 @@ func decodeStack(w http.ResponseWriter, r *http.Request, in *stackRequest) (empt
 		case "null":
 			bad.Add("services."+name, "type", "must be an object, not null")
 		}
-	}
-	if in.UpdateSchedule.Set && !in.UpdateSchedule.Null {
-		bad.Add("updateSchedule", "unsupported", "schedules are not carried out by this version")
 	}
 	if list := w.Header().Get(api.IgnoredHeader); list != "" {
 		ignored = strings.Split(list, ", ")
@@ -217,7 +227,7 @@ func (d *dialect) patchStack(w http.ResponseWriter, r *http.Request, by access.A
 	if err := q.bad.Err(); err != nil {
 		return err
 	}
-	var in stackRequest
+	var in patchRequest
 	empty, ignored, err := decodeStack(w, r, &in)
 	patch, e := in.patch(empty)
 	if err := both(err, e); err != nil {
@@ -232,9 +242,10 @@ func (d *dialect) patchStack(w http.ResponseWriter, r *http.Request, by access.A
 	return api.JSON(w, http.StatusOK, fromStack(s))
 }
 
-func (in stackRequest) patch(empty map[string]bool) (stack.Patch, error) {
+func (in patchRequest) patch(empty map[string]bool) (stack.Patch, error) {
 	bad := &project.Invalid{}
-	out := stack.Patch{Services: map[string]stack.ServicePatch{}, Volumes: map[string]stack.VolumePatch{}}
+	schedule, wrong := in.schedule()
+	out := stack.Patch{Schedule: schedule, Services: map[string]stack.ServicePatch{}, Volumes: map[string]stack.VolumePatch{}}
 	if in.Description.Set {
 		out.Description = &in.Description.V
 	}
@@ -252,7 +263,7 @@ func (in stackRequest) patch(empty map[string]bool) (stack.Patch, error) {
 		}
 		out.Volumes[key] = p
 	}
-	return out, bad.Err()
+	return out, both(bad.Err(), wrong)
 }
 
 func (d *dialect) deleteStack(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -263,20 +274,39 @@ func (d *dialect) deleteStack(w http.ResponseWriter, r *http.Request, by access.
 }
 
 type scheduleRequest struct {
-	UpdateSchedule api.Opt[json.RawMessage] `json:"updateSchedule"`
+	UpdateSchedule api.Opt[updateRequest] `json:"updateSchedule"`
 }
 
-// putSchedule takes a schedule away; there is none, so that is done at once.
+type updateRequest struct {
+	Cron     api.Opt[string] `json:"cron"`
+	Timezone api.Opt[string] `json:"timezone"`
+}
+
+// schedule is what was asked for: nil if nothing was, the zero value for none.
+func (in scheduleRequest) schedule() (*stack.Schedule, error) {
+	u := in.UpdateSchedule
+	switch {
+	case !u.Set:
+		return nil, nil
+	case u.Null:
+		return &stack.Schedule{}, nil
+	}
+	to := &stack.Schedule{Cron: u.V.Cron.V, Timezone: u.V.Timezone.V}
+	return to, to.Validate() // an empty one is not none
+}
+
+// putSchedule sets when a stack is updated, or that it is not.
 func (d *dialect) putSchedule(w http.ResponseWriter, r *http.Request, by access.Actor) error {
 	var in scheduleRequest
-	if err := api.Decode(w, r, &in); err != nil {
+	err := api.Decode(w, r, &in)
+	to, wrong := in.schedule()
+	if err := both(err, wrong); err != nil {
 		return err
 	}
-	if in.UpdateSchedule.Set && !in.UpdateSchedule.Null {
-		return &project.Invalid{Fields: []project.Field{{Path: "updateSchedule", Kind: "unsupported", Message: "schedules are not carried out by this version"}}}
+	if to == nil { // left out takes it away too
+		to = &stack.Schedule{}
 	}
-	// A change of nothing: whoever may not change the stack hears so.
-	if _, err := d.Stacks.Patch(r.Context(), by, stackID(r), stack.Patch{}); err != nil {
+	if _, err := d.Stacks.Patch(r.Context(), by, stackID(r), stack.Patch{Schedule: to}); err != nil {
 		return err
 	}
 	return nothing(w)
