@@ -168,6 +168,9 @@ func (s *Sources) objectsOf(ctx context.Context, id project.ID, revision string,
 // objectsAt is objectsOf for a commit that may be at a ref which is no branch and no
 // tag.
 func (s *Sources) objectsAt(ctx context.Context, id project.ID, revision, ref string, depth int) (dir, origin string, err error) {
+	if dir := s.localFor(ctx, id, revision); dir != "" {
+		return dir, "", nil
+	}
 	remote, _, err := s.loadRemote(ctx, id)
 	if err != nil {
 		return "", "", err
@@ -201,7 +204,8 @@ func (c *checkout) run(ctx context.Context) error {
 	if c.repo, c.origin, err = c.s.objectsAt(ctx, c.id, c.spec.Revision, c.spec.Ref, c.spec.Depth); err != nil {
 		return err
 	}
-	refs, err := c.s.branchesAndTags(ctx, c.repo, c.spec)
+	around := beside(c.repo) // of a working tree: what the project has
+	refs, err := c.s.branchesAndTags(ctx, around[len(around)-1], c.spec)
 	if err != nil {
 		return err
 	}

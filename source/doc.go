@@ -11,6 +11,8 @@
 //	mirrors/<project>.lock
 //	mirrors/<project>.hosts  ssh host keys seen for it
 //	work/<project>/<key>/    what is remembered of one work tree
+//	local/<project>/<commit>.git
+//	                         somebody's working tree, pushed to be run
 //
 // A push:
 //

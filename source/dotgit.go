@@ -269,29 +269,38 @@ func (s *Sources) parts(objects, refs, origin string, spec CheckoutSpec) (map[st
 	if b, err := os.ReadFile(filepath.Join(objects, "shallow")); err == nil && len(b) > 0 {
 		want["shallow"] = part{text: string(b)}
 	}
-	store := filepath.Join(objects, "objects")
-	err := filepath.WalkDir(store, func(p string, e fs.DirEntry, err error) error {
+	for _, dir := range beside(objects) {
+		if err := objectFiles(want, dir); err != nil {
+			return nil, err
+		}
+	}
+	return want, nil
+}
+
+// objectFiles adds the objects of a repository to the files of a .git.
+func objectFiles(want map[string]part, dir string) error {
+	store := filepath.Join(dir, "objects")
+	return filepath.WalkDir(store, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			if e != nil && e.IsDir() && p != store && !keptDir(e.Name()) {
 				return filepath.SkipDir
 			}
 			return err
 		}
-		rel, err := filepath.Rel(objects, p)
+		rel, err := filepath.Rel(dir, p)
 		if err != nil {
 			return err
 		}
-		dir, name := filepath.Base(filepath.Dir(p)), e.Name()
+		in, name := filepath.Base(filepath.Dir(p)), e.Name()
 		switch {
-		case dir == "pack" && strings.HasPrefix(name, "pack-") && (strings.HasSuffix(name, ".pack") || strings.HasSuffix(name, ".idx")):
-		case len(dir) == 2 && isHex(name) && len(name) == 38:
+		case in == "pack" && strings.HasPrefix(name, "pack-") && (strings.HasSuffix(name, ".pack") || strings.HasSuffix(name, ".idx")):
+		case len(in) == 2 && isHex(name) && len(name) == 38:
 		default:
 			return nil
 		}
 		want[rel] = part{from: p}
 		return nil
 	})
-	return want, err
 }
 
 func keptDir(name string) bool { return name == "pack" || len(name) == 2 && isHex(name) }

@@ -108,7 +108,7 @@ func (s *Sources) catchUpAll(ctx context.Context) {
 // all lists the projects of which anything is here.
 func (s *Sources) all() []project.ID {
 	found := map[project.ID]bool{}
-	for _, pattern := range []string{"repos/*.git", "repos/*.lock", "repos/*.deleted", "mirrors/*.git", "mirrors/*.lock", "mirrors/*.hosts", "work/*"} {
+	for _, pattern := range []string{"repos/*.git", "repos/*.lock", "repos/*.deleted", "mirrors/*.git", "mirrors/*.lock", "mirrors/*.hosts", "work/*", "local/*"} {
 		list, _ := filepath.Glob(filepath.Join(s.cfg.Dir, pattern))
 		for _, p := range list {
 			name, _, _ := strings.Cut(filepath.Base(p), ".")
@@ -219,7 +219,7 @@ func (s *Sources) removeGone(ctx context.Context, id project.ID, now time.Time) 
 	}
 	hosts := filepath.Join(s.cfg.Dir, "mirrors", string(id)+".hosts")
 	// The mark is the last: a kill before leaves it to the next time.
-	for _, p := range []string{filepath.Join(s.cfg.Dir, "work", string(id)), s.repoPath(id), s.mirrorLock(id), hosts, s.repoLock(id), mark} {
+	for _, p := range []string{filepath.Join(s.cfg.Dir, "work", string(id)), filepath.Join(s.cfg.Dir, "local", string(id)), s.repoPath(id), s.mirrorLock(id), hosts, s.repoLock(id), mark} {
 		if err := os.RemoveAll(p); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +81,7 @@ type asked struct {
 	workspace, name string
 	command         string // upload-pack or receive-pack
 	advertise       bool
+	local           string // commit of a working tree that is to be pushed, or ""
 }
 
 func parse(r *http.Request) (asked, error) {
@@ -94,6 +96,11 @@ func parse(r *http.Request) (asked, error) {
 		return asked{}, &refusal{http.StatusNotFound, "no such repository; its URL is /git/<workspace>/<project>.git"}
 	}
 	a := asked{workspace: workspace, name: name}
+	if rest, ok := strings.CutPrefix(path, "local/"); ok {
+		if a.local, path, _ = strings.Cut(rest, "/"); !isHash(a.local) {
+			return a, &refusal{http.StatusNotFound, "a working tree is called by its commit"}
+		}
+	}
 	switch {
 	case path == "info/refs" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		a.advertise = true
@@ -113,6 +120,9 @@ func parse(r *http.Request) (asked, error) {
 	}
 	if a.command != "upload-pack" && a.command != "receive-pack" {
 		return a, &refusal{http.StatusForbidden, "service not enabled: git-" + a.command}
+	}
+	if a.local != "" && a.command != "receive-pack" {
+		return a, &refusal{http.StatusForbidden, "a working tree is pushed to be run, and cannot be fetched"}
 	}
 	return a, nil
 }
@@ -139,6 +149,9 @@ func (s *Sources) find(ctx context.Context, by access.Actor, a asked) (project.P
 		scope = access.RepositoryWrite
 	}
 	err = by.MayIn(p.Workspace, string(p.ID), scope)
+	if err == nil && a.local != "" { // it is pushed for nothing else
+		err = by.MayIn(p.Workspace, string(p.ID), access.ExecutionRun)
+	}
 	if errdefs.IsNotFound(err) && p.Public {
 		return p, &refusal{http.StatusForbidden, "this repository is public to read, and you may not push to it"}
 	}
@@ -167,7 +180,7 @@ func (s *Sources) serve(w http.ResponseWriter, r *http.Request, by access.Actor)
 	switch {
 	case remote == nil:
 		dir, err = s.own(p.ID)
-	case a.command == "receive-pack":
+	case a.command == "receive-pack" && a.local == "":
 		return &refusal{http.StatusForbidden, "this project mirrors " + redact(remote.URL) + ": push there"}
 	default:
 		dir, err = s.wholeMirror(r.Context(), p.ID, remote, a.advertise)
@@ -180,6 +193,8 @@ func (s *Sources) serve(w http.ResponseWriter, r *http.Request, by access.Actor)
 		version = ""
 	}
 	switch {
+	case a.local != "":
+		return s.serveLocal(w, r, p.ID, dir, a)
 	case a.advertise:
 		return s.advertise(w, r, p, a.command, dir, version)
 	case a.command == "upload-pack":
@@ -232,12 +247,18 @@ func (s *Sources) advertise(w http.ResponseWriter, r *http.Request, of project.P
 	if receives {
 		version = ""
 	}
-	out, err := s.git.run(r.Context(), s.serving(command, dir, version, "--http-backend-info-refs").pulls(receives && of.PullRequests))
+	return s.tellRefs(w, r, command, s.serving(command, dir, version).pulls(receives && of.PullRequests))
+}
+
+// tellRefs shows what a git process that talks with a client has.
+func (s *Sources) tellRefs(w http.ResponseWriter, r *http.Request, command string, c call) error {
+	c.args = append([]string{c.args[0], "--http-backend-info-refs"}, c.args[1:]...)
+	out, err := s.git.run(r.Context(), c)
 	if err != nil {
 		return err
 	}
 	answer(w, command+"-advertisement")
-	if !strings.Contains(version, "version=2") {
+	if !slices.ContainsFunc(c.env, func(e string) bool { return strings.Contains(e, "version=2") }) {
 		line := "# service=git-" + command + "\n"
 		_, _ = fmt.Fprintf(w, "%04x%s0000", len(line)+4, line)
 	}
@@ -354,6 +375,12 @@ func (f *flusher) Write(b []byte) (int, error) {
 
 // upload answers a fetch.
 func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version string) error {
+	return s.converse(w, r, s.serving("upload-pack", dir, version), maxAsking, "a fetch may ask for no more than 64 MiB")
+}
+
+// converse lets git answer a request of at most so many bytes; more is refused
+// in these words.
+func (s *Sources) converse(w http.ResponseWriter, r *http.Request, c call, most int64, more string) error {
 	in, err := s.body(w, r)
 	if err != nil {
 		return err
@@ -362,7 +389,8 @@ func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version st
 	defer cancel(nil)
 	rc := http.NewResponseController(w)
 	_ = rc.EnableFullDuplex()
-	c := s.serving("upload-pack", dir, version, "--stateless-rpc")
+	kind := c.args[0]
+	c.args = append([]string{kind, "--stateless-rpc"}, c.args[1:]...)
 	cmd := s.git.command(ctx, c)
 	var errs tail
 	cmd.Stderr = &errs
@@ -372,21 +400,21 @@ func (s *Sources) upload(w http.ResponseWriter, r *http.Request, dir, version st
 	if err != nil {
 		return err
 	}
-	answer(w, "upload-pack-result")
+	answer(w, kind+"-result")
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("git upload-pack: %w", err)
+		return fmt.Errorf("git %s: %w", kind, err)
 	}
-	n, copied := io.Copy(stdin, io.LimitReader(in, maxAsking))
+	n, copied := io.Copy(stdin, io.LimitReader(in, most))
 	_ = stdin.Close()
 	switch {
-	case n == maxAsking:
-		cancel(&refusal{http.StatusRequestEntityTooLarge, "a fetch may ask for no more than 64 MiB"})
+	case n == most:
+		cancel(&refusal{http.StatusRequestEntityTooLarge, more})
 	case copied != nil && !isPipe(copied):
 		cancel(fmt.Errorf("the request was cut off: %w", copied))
 	}
 	if err := cmd.Wait(); err != nil {
 		err = c.failed(ctx, err, errs.String())
-		slog.Info("git upload-pack ended early", "room", "source", "repository", dir, "error", err)
+		slog.Info("git "+kind+" ended early", "room", "source", "path", r.URL.Path, "error", err)
 		return s.ended(w, r, out.n, err)
 	}
 	return nil
