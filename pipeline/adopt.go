@@ -35,11 +35,7 @@ type adopted struct {
 // for the pipeline, the execution alone has these variables, and permissions stay as
 // they are. user is in whose name the execution is. What is wrong is a *project.Invalid.
 func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a adopted, err error) {
-	a.pipeline, a.own, a.notes, a.hidden = d.Pipeline, true, d.notes, map[string]string{}
-	a.pipeline.Project, a.pipeline.Workspace = pl.Project, pl.Workspace
-	if !d.Pipeline.VariablesByYAML {
-		a.pipeline.Variables = pl.Variables
-	}
+	a = d.adopted(pl)
 	if d.holds || d.Pipeline.VariablesByYAML || d.Pipeline.PermissionsByYAML {
 		if err := p.adoptRow(tx, pl, &a, d); err != nil {
 			return a, d.from.wrong("", err)
@@ -62,10 +58,8 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 		if err != nil {
 			return a, d.from.wrong(fmt.Sprintf("actions.%d (%s): ", i, n.Name), err)
 		}
-		for k, v := range hidden {
-			a.hidden[now.ID.row()+"/"+k] = v
-		}
-		a.actions, order = append(a.actions, now), append(order, now.ID)
+		a.add(now, hidden)
+		order = append(order, now.ID)
 	}
 	for _, old := range have {
 		if !gone[old.ID] {
@@ -80,6 +74,40 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 		}
 	}
 	return a, inOrder(tx, pl.ID, order)
+}
+
+// adopted is what an execution gets of a definition for a pipeline, without its
+// actions.
+func (d *defined) adopted(pl Pipeline) adopted {
+	a := adopted{pipeline: d.Pipeline, own: true, notes: d.notes, hidden: map[string]string{}}
+	a.pipeline.Project, a.pipeline.Workspace = pl.Project, pl.Workspace
+	if !d.Pipeline.VariablesByYAML {
+		a.pipeline.Variables = pl.Variables
+	}
+	return a
+}
+
+// add adds an action with its hidden values.
+func (a *adopted) add(n Action, hidden map[string]string) {
+	for k, v := range hidden {
+		a.hidden[n.ID.row()+"/"+k] = v
+	}
+	a.actions = append(a.actions, n)
+}
+
+// takeFrom takes the action of the store that one of a file is out of those that
+// are left, if there is one: rather one that the last file had, too.
+func (n Action) takeFrom(have *[]Action, gone map[ActionID]bool) (old Action, ok bool) {
+	i := slices.IndexFunc(*have, func(old Action) bool { return n.isOne(old) && !gone[old.ID] })
+	if i < 0 {
+		i = slices.IndexFunc(*have, n.isOne)
+	}
+	if i < 0 {
+		return old, false
+	}
+	old = (*have)[i]
+	*have = slices.Delete(*have, i, i+1)
+	return old, true
 }
 
 // maxGone is how many actions a pipeline keeps the rows of, and so their ids, that
@@ -173,11 +201,8 @@ func overlaid(earlier, later map[string]string) map[string]string {
 // and its hidden values, stay if the file does not hold for the pipeline; hidden are
 // those of the file.
 func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, holds bool) (now Action, hidden map[string]string, err error) {
-	i := slices.IndexFunc(*have, func(old Action) bool { return n.isOne(old) && !gone[old.ID] })
-	if i < 0 {
-		i = slices.IndexFunc(*have, n.isOne)
-	}
-	if i < 0 {
+	old, ok := n.takeFrom(have, gone)
+	if !ok {
 		n.Variables = fromFile(n.Variables, nil)
 		if now, err = p.createActionIn(tx, pl.ID, n, nil); err == nil {
 			err = p.mayName(tx, by, pl.Workspace, Registry{}, *now.registry())
@@ -187,8 +212,6 @@ func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Actio
 		}
 		return now, hidden, err
 	}
-	old := (*have)[i]
-	*have = slices.Delete(*have, i, i+1)
 	if gone[old.ID] {
 		if _, err := tx.Exec(`UPDATE actions SET gone = 0 WHERE id = ?`, old.ID); err != nil {
 			return now, nil, err
@@ -262,7 +285,7 @@ func (c *crew) define(ctx context.Context, wanted bool) {
 	}
 	one := c.h.copy(false)
 	c.run(ctx, judging, func(ctx context.Context) settled {
-		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{one.x.Commit, one.x.PullRequest, one.x.By, one.x.untrusted()})
+		d, err := one.p.defineWithin(ctx, ownPatience, one.x.Frozen, run{commit: one.x.Commit, pull: one.x.PullRequest, by: one.x.By, fork: one.x.untrusted()})
 		if err != nil {
 			d = &defined{err: err}
 		}

@@ -41,7 +41,7 @@ func (h *handling) lastBuilt(ctx context.Context, id ActionID, name, platform st
 	var digest string
 	err := h.p.db.Read(ctx, func(tx *db.Tx) error {
 		err := tx.QueryRow(`SELECT s.digest FROM action_executions s JOIN executions e ON e.id = s.execution
-			WHERE s.action = ? AND e.pipeline = ? AND s.status = 'SUCCESSFUL' AND s.digest <> ''
+			WHERE s.action = ? AND e.pipeline = ? AND s.status = 'SUCCESSFUL' AND s.digest <> '' AND e.mode <> 'LOCAL'
 			ORDER BY s.started DESC LIMIT 1`, id, h.x.Pipeline).Scan(&digest)
 		return db.NotFound(err, "image")
 	})
@@ -73,7 +73,10 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	if err != nil {
 		return Result{}, nil, &fatalError{err}
 	}
-	if x.PullRequest != "" {
+	switch {
+	case x.local():
+		to.ofTree(h.project.Domain+"/"+h.project.Name, x.By)
+	case x.PullRequest != "":
 		to.ofPull(prNumber(x.PullRequest))
 	}
 	h.once(ctx, log, prefixed(to.Notes))

@@ -176,7 +176,7 @@ func (h *handling) admit(tx *db.Tx, x *Execution, s *share) (bool, error) {
 	if !slices.Contains(a.Start, x.ID) {
 		return false, nil
 	}
-	err = tx.QueryRow(`SELECT status FROM executions WHERE pipeline = ? AND id <> ? AND status IN ('SUCCESSFUL', 'FAILED')
+	err = tx.QueryRow(`SELECT status FROM executions WHERE pipeline = ? AND id <> ? AND status IN ('SUCCESSFUL', 'FAILED') AND mode <> 'LOCAL'
 		ORDER BY finished DESC LIMIT 1`, x.Pipeline, x.ID).Scan(&x.Previous)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, err
@@ -356,7 +356,7 @@ func (h *handling) finish(tx *db.Tx, x *Execution, s *share, status Status) erro
 		x.Status, db.Micros(x.Finished), x.ID); err != nil {
 		return err
 	}
-	if status == Successful {
+	if status == Successful && !x.local() {
 		if err := promote(tx, x); err != nil {
 			return err
 		}

@@ -16,6 +16,9 @@ const (
 	ByClock = "SCHEDULED"
 	ByHook  = "WEBHOOK"
 	ByPull  = "PULL_REQUEST"
+	// ByLocal is by hand, of a working tree that was pushed for it; Revision is its
+	// commit then.
+	ByLocal = "LOCAL"
 )
 
 // Start is what an execution is started with.
@@ -36,6 +39,8 @@ type Start struct {
 	Only        []ActionID // the others are SKIPPED; none: all
 	Mode        string     // "" is Manual
 	Delay       time.Time  `json:",omitzero"`  // not before
+	Named       []string   `json:",omitempty"` // Only, by names
+	Definition  string     `json:",omitempty"` // with ByLocal: the file of the working tree that says what is run, instead of the pipeline
 	Environment string     `json:",omitempty"` // whose variables hold, by id or identifier; kept as its id
 
 	// Key says that who asks may ask again: another start of the pipeline with it,
@@ -106,6 +111,17 @@ func (x Execution) pullRef() string {
 	return "refs/" + x.PullRequest
 }
 
+// actions are those that the execution was started with.
+func (x Execution) actions() (l []Action) {
+	for _, s := range x.Steps {
+		l = append(l, s.Action)
+	}
+	return l
+}
+
+// local tells whether the execution is of somebody's working tree.
+func (x Execution) local() bool { return x.Mode == ByLocal }
+
 // ActionExecution is one action of an execution.
 type ActionExecution struct {
 	ID      string // 24 hex digits
@@ -168,6 +184,7 @@ type Ended struct {
 	Pipeline  ID          `json:"pipeline"`
 	Number    int64       `json:"number"`
 	Status    Status      `json:"status"`
+	Local     bool        `json:"local,omitempty"` // of somebody's working tree
 }
 
 // event says in one word what began the execution.

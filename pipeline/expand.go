@@ -354,6 +354,8 @@ func (x Execution) ref() (kind, name, ref string) {
 		return "TAG", x.Tag, "refs/tags/" + x.Tag
 	case x.PullRequest != "":
 		return "PULL_REQUEST", x.PullRequest, "refs/" + x.PullRequest
+	case x.local():
+		return "LOCAL", "", ""
 	case x.Branch == "":
 		return "NONE", "", ""
 	}

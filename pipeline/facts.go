@@ -24,7 +24,7 @@ const itself = -1
 // conditions of its pipeline are met: those of one that somebody starts by hand
 // are not asked.
 func (x Execution) unjudged() bool {
-	return x.Mode != Manual && x.Verdict == nil && conditional(x.Frozen.Conditions)
+	return x.Mode != Manual && !x.local() && x.Verdict == nil && conditional(x.Frozen.Conditions)
 }
 
 // judge judges the conditions of steps, or of the pipeline itself.
@@ -139,7 +139,7 @@ func (h *handling) difference(ctx context.Context) (c difference, err error) {
 			return c, fmt.Errorf("find where the pull request has left %s: %w", x.Base, err)
 		}
 	case !x.Refresh:
-		if c.base, err = h.p.lastSuccess(ctx, x, x.Frozen.GitChangesetBase != latestRun); err != nil {
+		if c.base, err = h.p.lastSuccess(ctx, x, x.Frozen.GitChangesetBase != latestRun && !x.local()); err != nil {
 			return c, fmt.Errorf("find the last successful execution: %w", err)
 		}
 	}
@@ -167,10 +167,11 @@ func (x Execution) sinceBase() bool {
 }
 
 // lastSuccess is the commit of the last successful execution before one, of the
-// same branch, tag or pull request if sameRef; "" if there is none.
+// same branch, tag or pull request if sameRef; "" if there is none. Those of
+// working trees do not count.
 func (p *Pipelines) lastSuccess(ctx context.Context, x Execution, sameRef bool) (revision string, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND status = 'SUCCESSFUL' AND number < ? AND revision <> ''
+		return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND status = 'SUCCESSFUL' AND number < ? AND revision <> '' AND mode <> 'LOCAL'
 			AND (? OR branch = ? AND coalesce(json_extract(input, '$.Start.Tag'), '') = ?
 				AND coalesce(json_extract(input, '$.Start.PullRequest'), '') = ?)
 			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number, !sameRef, x.Branch, x.Tag, x.PullRequest).Scan(&revision)

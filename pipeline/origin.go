@@ -176,7 +176,8 @@ type origin struct {
 	at      string // the field that says so
 	project string // name; "" is the own one
 	ref     string // "" is the default branch
-	commit  string // if it is known; the project is the own one then
+	commit  string // of the run, with own
+	own     bool   // it is in the commit of the run, whose project is the own one
 	paths   []string
 	with    []Parameter
 	theirs  bool  // only a file names the project: by must be allowed to read it, too
@@ -188,7 +189,7 @@ func (p Pipeline) file(commit *source.Commit) origin {
 	if c := p.GitConfig; p.GitConfigRef == fixedFile && c != nil {
 		return origin{at: "git_config", project: c.Project, ref: c.Branch, paths: []string{c.Path}}
 	}
-	o := origin{at: "git_config_ref"}
+	o := origin{at: "git_config_ref", own: true}
 	if commit != nil {
 		o.commit = commit.Revision
 	}
@@ -242,13 +243,15 @@ type run struct {
 	pull   string         // the ref of the pull request that it is of, "" of none
 	by     int64          // user who started it
 	fork   bool           // it is of what strangers wrote
+	local  bool           // it is of a working tree
+	file   string         // of the working tree, which says what is run in the place of the pipeline; "" is none
 }
 
 // holds tells whether what the file of a run says of variables, permissions and when
 // the pipeline starts is for the pipeline itself: who may commit to some branch need not be one who may
 // change the pipeline. A default branch that cannot be told is another one.
 func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
-	if of.pull != "" {
+	if of.pull != "" || of.local {
 		return false
 	}
 	if pl.GitConfigRef != dynamicFile { // the file is at one place, whatever the run is of
@@ -262,7 +265,14 @@ func (p *Pipelines) holds(ctx context.Context, pl Pipeline, of run) bool {
 // and field.
 func (p *Pipelines) define(ctx context.Context, pl Pipeline, of run) (*defined, error) {
 	d := &defined{Definition: Definition{Pipeline: pl}, own: pl, holds: p.holds(ctx, pl, of), fork: of.fork}
-	if pl.inGit() {
+	switch {
+	case of.file != "":
+		d.Pipeline.DefinitionSource = ""
+		o := origin{at: "definition", own: true, commit: of.commit.Revision, paths: []string{of.file}}
+		if err := p.readFrom(ctx, pl, d, o); err != nil {
+			return nil, err
+		}
+	case pl.inGit():
 		if err := p.readFrom(ctx, pl, d, pl.file(of.commit)); err != nil {
 			return nil, err
 		}
@@ -325,7 +335,7 @@ func (p *Pipelines) readFrom(ctx context.Context, own Pipeline, d *defined, o or
 	}
 	d.Pipeline, d.Actions, d.from = now.Pipeline, now.Actions, f
 	d.Says = append(d.Says, now.Says...)
-	if o.at != "git_config_ref" {
+	if !o.own {
 		d.places = append(d.places, Place{f.project, o.ref})
 	}
 	d.notes = append([]string{fmt.Sprintf("the actions are those of %s", f.name)}, d.notes...)
@@ -404,7 +414,7 @@ type tree struct {
 
 // look finds the commit of an origin.
 func (p *Pipelines) look(ctx context.Context, own Pipeline, o origin) (t tree, err error) {
-	if o.at == "git_config_ref" {
+	if o.own {
 		t = tree{own.Project, o.commit, "commit " + short(o.commit)}
 	} else if t, err = p.lookAt(ctx, own, o); err != nil {
 		return t, err

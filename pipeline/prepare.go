@@ -23,6 +23,13 @@ import (
 // gets the lines that open the log of the first action.
 func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	x := &h.x
+	if x.local() {
+		if _, err := h.p.sources.Local(ctx, x.Project, x.Commit.Revision); errdefs.IsNotFound(err) {
+			return fatal("the working tree of execution %d is not kept any more: run it anew", x.Number)
+		} else if err != nil {
+			return err
+		}
+	}
 	if x.Commit != nil && x.Commit.CommitDate.IsZero() { // started by a push, or by who could not wait for it
 		c, err := h.p.sources.Commit(ctx, x.Project, x.Commit.Revision)
 		if err != nil {

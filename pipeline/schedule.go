@@ -187,9 +187,12 @@ func lasting(err error) bool {
 }
 
 // Ran counts the failures of a pipeline with a clock, which stops after so many
-// in a row as the pipeline says; it is told of every end of an execution, in the
+// in a row as the pipeline says, but for those of working trees; it is told of every end of an execution, in the
 // caller's transaction.
 func (p *Pipelines) Ran(tx *db.Tx, e Ended) error {
+	if e.Local {
+		return nil
+	}
 	switch e.Status {
 	case Successful:
 		_, err := tx.Exec(`UPDATE schedules SET failures = 0 WHERE pipeline = ? AND failures > 0`, e.Pipeline)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -235,12 +236,33 @@ func (t *target) ofPull(number string) {
 	if len(t.Own) == 0 {
 		return
 	}
+	t.retag("pr-" + number)
+	t.Notes = append(t.Notes, "a pull request is built: the image is called "+strings.Join(t.Own, ", ")+", and no other tag moves")
+}
+
+// ofTree gives the result of a working tree no name that others trust, and sends
+// it nowhere: it has a tag of the user's in the own registry, in the repository
+// that is its own if it was to go elsewhere.
+func (t *target) ofTree(repository string, user int64) {
+	away := t.Push
+	if t.Push = nil; len(t.Own) == 0 {
+		t.Own = []string{repository + ":"}
+	}
+	t.retag("local-" + strconv.FormatInt(user, 10))
+	note := "a working tree is built: the image is called " + strings.Join(t.Own, ", ") + ", and no other tag moves"
+	if len(away) > 0 {
+		note += "; nothing is pushed to " + strings.Join(away, ", ")
+	}
+	t.Notes = append(t.Notes, note)
+}
+
+// retag gives the names in the own registry another tag.
+func (t *target) retag(tag string) {
 	for i, name := range t.Own {
-		t.Own[i] = name[:strings.LastIndexByte(name, ':')] + ":pr-" + number
+		t.Own[i] = name[:strings.LastIndexByte(name, ':')] + ":" + tag
 	}
 	slices.Sort(t.Own)
 	t.Own = slices.Compact(t.Own)
-	t.Notes = append(t.Notes, "a pull request is built: the image is called "+strings.Join(t.Own, ", ")+", and no other tag moves")
 }
 
 // target says what the result is called. isOwn tells whether a reference means

@@ -12,8 +12,9 @@ import (
 )
 
 const pipelineColumns = `p.id, p.project, p.workspace, p.name, p.identifier, p.spec, p.created, p.created_by,
-	COALESCE((SELECT CASE WHEN e.held = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_APPLY' ELSE e.status END FROM executions e WHERE e.pipeline = p.id ORDER BY e.number DESC LIMIT 1), 'INITIAL'),
-	COALESCE((SELECT e.revision FROM executions e WHERE e.pipeline = p.id AND e.status = 'SUCCESSFUL'
+	COALESCE((SELECT CASE WHEN e.held = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_APPLY' ELSE e.status END FROM executions e
+		WHERE e.pipeline = p.id AND e.mode <> 'LOCAL' ORDER BY e.number DESC LIMIT 1), 'INITIAL'),
+	COALESCE((SELECT e.revision FROM executions e WHERE e.pipeline = p.id AND e.status = 'SUCCESSFUL' AND e.mode <> 'LOCAL'
 		ORDER BY e.number DESC LIMIT 1), '')`
 
 type scanner interface{ Scan(...any) error }
@@ -76,10 +77,10 @@ func specOf(p Pipeline) ([]byte, error) {
 }
 
 const actionColumns = `a.id, a.pipeline, a.spec,
-	COALESCE((SELECT x.status FROM action_executions x WHERE x.action = a.id AND x.started IS NOT NULL
+	COALESCE((SELECT x.status FROM action_executions x JOIN executions e ON e.id = x.execution WHERE x.action = a.id AND x.started IS NOT NULL AND e.mode <> 'LOCAL'
 		ORDER BY x.started DESC LIMIT 1), 'INITIAL'),
 	COALESCE((SELECT e.revision FROM action_executions x JOIN executions e ON e.id = x.execution
-		WHERE x.action = a.id AND x.status = 'SUCCESSFUL' ORDER BY x.started DESC LIMIT 1), '')`
+		WHERE x.action = a.id AND x.status = 'SUCCESSFUL' AND e.mode <> 'LOCAL' ORDER BY x.started DESC LIMIT 1), '')`
 
 func scanAction(row scanner) (Action, error) {
 	var (

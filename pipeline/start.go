@@ -29,6 +29,9 @@ import (
 // *project.Invalid.
 func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start) (Execution, error) {
 	pl, err := p.get(ctx, by, id, access.ExecutionRun)
+	if err == nil && in.Mode == ByLocal {
+		err = mayRunTree(by, pl, in.Definition != "")
+	}
 	if err != nil {
 		return Execution{}, err
 	}
@@ -48,7 +51,8 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 	if err := p.room(); err != nil {
 		return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 	}
-	if !pl.outside() { // else it is not known yet what is run
+	inFile := pl.outside() || in.Definition != ""
+	if !inFile && len(in.Named) == 0 { // else it is not known yet what is run
 		if err := p.db.Read(ctx, func(tx *db.Tx) error { return p.permitStart(tx, by, pl, in.Only) }); err != nil {
 			return Execution{}, err
 		}
@@ -58,8 +62,9 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 		return Execution{}, err
 	}
 	var d *defined
-	if pl.outside() && !pl.Disabled {
-		if d, err = p.defineWithin(ctx, askedPatience, pl, run{commit: commit, pull: in.PullRequest, by: by.User.ID}); err != nil {
+	if inFile && !pl.Disabled {
+		of := run{commit: commit, pull: in.PullRequest, by: by.User.ID, local: in.Mode == ByLocal, file: in.Definition}
+		if d, err = p.defineWithin(ctx, askedPatience, pl, of); err != nil {
 			return Execution{}, fmt.Errorf("start pipeline %d: %w", id, err)
 		}
 	}
@@ -70,10 +75,14 @@ func (p *Pipelines) Start(ctx context.Context, by access.Actor, id ID, in Start)
 		if x, err = p.startIn(tx, by.User.ID, id, in, commit, from, d); err != nil {
 			return err
 		}
-		if d != nil { // what is run is known now
-			if err := p.permitStart(tx, by, pl, in.Only); err != nil {
-				return err
-			}
+		switch { // what is run is known now
+		case in.Definition != "" || len(in.Named) > 0:
+			err = permitRun(by, pl, x.actions(), x.Only)
+		case d != nil:
+			err = p.permitStart(tx, by, pl, in.Only)
+		}
+		if err != nil {
+			return err
 		}
 		return p.rememberKey(tx, key, x.ID)
 	})
@@ -90,6 +99,10 @@ func (p *Pipelines) resolve(ctx context.Context, pr project.ID, in *Start) (comm
 	oneOf(&inv, "priority", string(in.Priority), "", "LOW", "NORMAL", "HIGH")
 	validateVariables(in.Variables, &inv)
 	inv.NoNUL("comment", in.Comment)
+	if in.Mode == ByLocal {
+		commit, err = p.workingTree(ctx, pr, in.Revision, inv)
+		return commit, nil, err
+	}
 	if in.PullRequest != "" {
 		return p.resolvePull(ctx, pr, in, inv)
 	}
@@ -182,15 +195,19 @@ func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	if err != nil {
 		return x, err
 	}
-	if !pl.outside() { // not any more
+	if !pl.outside() && in.Definition == "" { // not any more
 		d = nil
 	}
 	a := adopted{pipeline: pl, undefined: d == nil && pl.outside()}
-	if d != nil {
+	switch {
+	case d == nil:
+		a.actions, err = loadActions(tx, id)
+	case in.Definition != "":
+		a, err = p.lend(tx, user, pl, d)
+		pl = a.pipeline
+	default:
 		a, err = p.adopt(tx, user, pl, d)
 		pl = a.pipeline
-	} else {
-		a.actions, err = loadActions(tx, id)
 	}
 	if err != nil {
 		return x, err
@@ -202,6 +219,8 @@ func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	if pl.CommentRequired && strings.TrimSpace(in.Comment) == "" {
 		inv.Add("comment", "required", "is required by the pipeline")
 	}
+	in.Only = slices.Concat(in.Only, named(a.actions, in.Named, &inv))
+	in.Named = nil
 	for _, o := range in.Only {
 		if !slices.ContainsFunc(a.actions, func(a Action) bool { return a.ID == o }) {
 			inv.Add("actions_to_run", "unknown", fmt.Sprintf("there is no action %d in this pipeline", o))
@@ -239,6 +258,22 @@ func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 	return x, nil
 }
 
+// named are the actions that have one of some names, all of which must be there.
+func named(actions []Action, names []string, inv *project.Invalid) (ids []ActionID) {
+	for _, name := range names {
+		n := len(ids)
+		for _, a := range actions {
+			if a.Name == name {
+				ids = append(ids, a.ID)
+			}
+		}
+		if len(ids) == n {
+			inv.Add("actions", "unknown", fmt.Sprintf("there is no action %q in this pipeline", name))
+		}
+	}
+	return ids
+}
+
 // startRounds is rounds; those of a loop that cannot be made are one, which is
 // refused.
 func (p *Pipelines) startRounds(tx *db.Tx, a adopted, in Start) (l [][]Variable, refused string, err error) {
@@ -259,6 +294,9 @@ type looping struct {
 // startOne is StartIn for one execution.
 func (p *Pipelines) startOne(tx *db.Tx, user int64, a adopted, in Start, commit, from *source.Commit, loop looping) (Execution, error) {
 	pl := a.pipeline
+	if in.Mode == ByLocal {
+		pl, a.notes = pl.ofTree(), slices.Concat([]string{localNote}, a.notes)
+	}
 	x := Execution{
 		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
@@ -351,7 +389,7 @@ func tell(tx *db.Tx, kind event.Kind, x Execution) error {
 	tx.Wake(Topic(x.ID))
 	return event.Write(tx, event.Event{
 		Kind: kind, Workspace: x.Workspace, Project: string(x.Project), Subject: string(x.ID),
-	}, Ended{x.ID, x.Pipeline, x.Number, x.Status})
+	}, Ended{x.ID, x.Pipeline, x.Number, x.Status, x.local()})
 }
 
 // Topic is what db.Watch is told when anything of an execution changes.

@@ -50,12 +50,13 @@ type world struct {
 	pr    project.Project
 	r     *Runner
 	stop  func() // ends the runner as a shutdown does
+	git   string // where source keeps what it has
 }
 
 func newWorld(t testing.TB, cfg Config) *world {
 	t.Helper()
 	dir := t.TempDir()
-	w := &world{t: t, eng: fake.New(t, filepath.Join(dir, "engine"))}
+	w := &world{t: t, eng: fake.New(t, filepath.Join(dir, "engine")), git: filepath.Join(dir, "git")}
 	d, err := db.Open(t.Context(), filepath.Join(dir, "x.db"))
 	w.must(err)
 	t.Cleanup(func() { w.must(d.Close()) })
@@ -71,7 +72,7 @@ func newWorld(t testing.TB, cfg Config) *world {
 	box, err := secret.OpenBox(filepath.Join(dir, "key"))
 	w.must(err)
 	secrets := secret.New(d, box, projects)
-	sources, err := source.New(source.Config{Dir: filepath.Join(dir, "git")}, d, projects, secrets)
+	sources, err := source.New(source.Config{Dir: w.git}, d, projects, secrets)
 	w.must(err)
 	images := image.New(image.Config{Hosts: []string{"slipway.local"}}, d, projects, w.eng.Images(), w.eng.Blobs())
 	l, err := logs.New(filepath.Join(dir, "logs"))

@@ -330,7 +330,7 @@ func (s *Server) keepHouse(ctx context.Context) error {
 		if _, err := s.projects.Remove(ctx, kept); err != nil && ctx.Err() == nil {
 			s.log.Warn("remove deleted projects", "err", err)
 		}
-		if err := errors.Join(s.sweep(ctx, ""), s.runner.TidyFiles(ctx), s.pipelines.SweepLogs(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.sweep(ctx, ""), s.runner.TidyFiles(ctx), s.pipelines.SweepLogs(ctx), s.pipelines.SweepLocal(ctx)); err != nil && ctx.Err() == nil {
 			s.log.Warn("sweep", "err", err)
 		}
 		for hour := false; !hour; {

@@ -62,6 +62,7 @@ func (h *Handlers) Dialect() api.Dialect {
 			"POST " + projectPath + "/pipelines:import":         h.importAll,
 			"GET " + projectPath + "/pipelines/{pipeline}/yaml": h.exportOne,
 			"GET " + executionPath:                              h.account,
+			"POST " + localPath:                                 h.runLocal,
 			"GET " + Prefix + "/actions/{step}":                 h.stepAccount,
 			"GET " + Prefix + "/server":                         h.server,
 			"POST " + Prefix + "/images:load":                   h.loadImages,
