@@ -19,6 +19,7 @@ import (
 type Client struct {
 	URL   string // without a slash at the end
 	Token string
+	Key   string // says that what is asked for again is the same; "" says nothing
 	HTTP  *http.Client
 }
 
@@ -71,6 +72,9 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) (ht
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.Token)
+	if c.Key != "" {
+		req.Header.Set("Idempotency-Key", c.Key)
+	}
 	if in != nil {
 		req.Header.Set("Content-Type", contentType)
 	}

@@ -243,66 +243,19 @@ func (d *demo) started(ctx context.Context, before int64) (n int64, err error) {
 	})
 }
 
-type demoExecution struct {
-	Status           string
-	ActionExecutions []struct {
-		ID           string `json:"action_execution_id"`
-		Status       string
-		ErrorMessage string `json:"error_message"`
-		Action       struct{ Name string }
-	} `json:"action_executions"`
-}
-
-func ended(status string) bool {
-	switch status {
-	case "SUCCESSFUL", "FAILED", "TERMINATED", "SKIPPED", "NOT_EXECUTED":
-		return true
-	}
-	return false
-}
-
 // run follows the execution and shows its logs.
 func (d *demo) run(ctx context.Context) (string, error) {
-	path := fmt.Sprintf("%s/executions/%d", d.pipelinePath(), d.execution)
-	shown := map[string]int{}
-	var e demoExecution
-	err := wait(ctx, 15*time.Minute, "the execution does not end", func() (bool, error) {
-		e = demoExecution{}
-		if err := d.Do(ctx, "GET", path, nil, &e); err != nil {
-			return false, err
-		}
-		for _, a := range e.ActionExecutions {
-			if err := d.show(ctx, path, a.ID, a.Action.Name, shown); err != nil {
-				return false, err
-			}
-		}
-		return ended(e.Status), nil
-	})
+	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Minute, errors.New("the execution does not end within 15 minutes"))
+	defer cancel()
+	f := &follower{Client: d.Client, path: fmt.Sprintf("%s/executions/%d", d.pipelinePath(), d.execution), out: d.out, indent: "    ", shown: map[string]int{}, whole: map[string]bool{}}
+	e, err := f.follow(ctx)
 	if err != nil {
 		return "", err
 	}
 	if e.Status != "SUCCESSFUL" {
-		for _, a := range e.ActionExecutions {
-			if a.ErrorMessage != "" {
-				return "", fmt.Errorf("execution %d is %s: %s: %s", d.execution, e.Status, a.Action.Name, a.ErrorMessage)
-			}
-		}
-		return "", fmt.Errorf("execution %d is %s", d.execution, e.Status)
+		return "", fmt.Errorf("execution %d is %s", d.execution, strings.TrimSuffix(e.Status+": "+e.failure(), ": "))
 	}
 	return fmt.Sprintf("execution %d is SUCCESSFUL", d.execution), nil
-}
-
-func (d *demo) show(ctx context.Context, execution, id, name string, shown map[string]int) error {
-	var l struct{ Logs []string }
-	p := fmt.Sprintf("%s/action_executions/%s/logs?offset=%d&limit=1000", execution, id, shown[id])
-	if err := d.Do(ctx, "GET", p, nil, &l); err != nil {
-		return err
-	}
-	for _, line := range l.Logs {
-		fmt.Fprintf(d.out, "    %s | %s\n", name, line)
-	}
-	shown[id] += len(l.Logs)
-	return nil
 }
 
 type demoService struct {

@@ -63,7 +63,7 @@ func Root() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usagef("%v; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(demoCommand(), imageCommand())
+	root.AddCommand(demoCommand(), imageCommand(), pipelineCommand())
 	return root
 }
 
@@ -91,12 +91,6 @@ func demoCommand() *cobra.Command {
 }
 
 func imageCommand() *cobra.Command {
-	image := &cobra.Command{Use: "image", Short: "Images of the server's registry", RunE: func(c *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return Usagef("there is no command %q; see slipway image --help", args[0])
-		}
-		return c.Help()
-	}}
 	var w who
 	var name, workspace, file string
 	load := &cobra.Command{
@@ -124,8 +118,7 @@ func imageCommand() *cobra.Command {
 	load.Flags().StringVarP(&name, "tag", "t", "", "`name` to store the only image of the archive under")
 	load.Flags().StringVar(&workspace, "workspace", "default", "`workspace` that gets it")
 	load.Flags().StringVarP(&file, "input", "i", "", "`file` to read instead of standard input")
-	image.AddCommand(load)
-	return image
+	return group("image", "Images of the server's registry", load)
 }
 
 func loadImage(ctx context.Context, c *Client, workspace, name string, in io.Reader, out io.Writer) error {
