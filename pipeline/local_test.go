@@ -156,7 +156,7 @@ func TestDefinitionOfAWorkingTree(t *testing.T) {
 	p := w.pipeline(Pipeline{}, stored)
 	test, more := sh("test \"$TOKEN\" = 'open sesame' && echo from the tree"), sh("echo more")
 	test.Name, test.Variables, more.Name = "Test", []Variable{{Key: "TOKEN", Value: "!encrypted", Encrypted: true}}, "More"
-	text, err := json.Marshal(Definition{Pipeline{Name: "pipe"}, []Action{test, more}})
+	text, err := json.Marshal(Definition{Pipeline: Pipeline{Name: "pipe"}, Actions: []Action{test, more}})
 	w.must(err)
 	hash := w.tree(map[string]string{"ci/pipe.yml": string(text)})
 	in := Start{Mode: ByLocal, Revision: hash, Definition: "ci/pipe.yml"}
