@@ -160,8 +160,11 @@ func notLonger(inv *project.Invalid, most int, texts ...string) {
 func validateEvents(es []EventRule, inv *project.Invalid) {
 	for i, e := range es {
 		at := "events." + strconv.Itoa(i)
-		oneOf(inv, at+".type", e.Type, EventPush, EventCreateRef, EventDeleteRef,
-			EventPullRequest, EventSchedule, EventWebhook, EventEmail)
+		if e.Type == "EMAIL" {
+			inv.Add(at+".type", "unsupported", "EMAIL is not supported: this server receives no mail. WEBHOOK gives the pipeline a URL that starts it")
+		} else {
+			oneOf(inv, at+".type", e.Type, EventPush, EventCreateRef, EventDeleteRef, EventPullRequest, EventSchedule, EventWebhook)
+		}
 		for j, ref := range e.Refs {
 			notLonger(inv, textMax, at+".refs."+strconv.Itoa(j), ref)
 		}

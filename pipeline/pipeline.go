@@ -71,8 +71,7 @@ const (
 	High   Priority = "HIGH"
 )
 
-// Event kinds that a pipeline may ask for. EventEmail is stored; nothing tells of it
-// yet.
+// Event kinds that a pipeline may ask for.
 const (
 	EventPush        = "PUSH"
 	EventCreateRef   = "CREATE_REF"
@@ -80,7 +79,6 @@ const (
 	EventPullRequest = "PULL_REQUEST"
 	EventSchedule    = "SCHEDULE"
 	EventWebhook     = "WEBHOOK"
-	EventEmail       = "EMAIL"
 )
 
 // EventRule is one thing that starts a pipeline.

@@ -111,11 +111,6 @@ func pipelineNotes(p Pipeline) []string {
 	if !p.outside() && (p.VariablesByYAML || p.PermissionsByYAML) {
 		l = append(l, "manage_variables_by_yaml and manage_permissions_by_yaml have no effect without a definition in a file")
 	}
-	for _, e := range p.Events {
-		if e.Type == EventEmail {
-			l = append(l, "event "+e.Type+" is stored; this version starts no run by it")
-		}
-	}
 	return l
 }
 

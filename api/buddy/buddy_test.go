@@ -264,8 +264,8 @@ func TestBadInput(t *testing.T) {
 		{"PATCH", p + "/actions/999", `{}`, 404, ""},
 		{"PATCH", p + "/actions/x", `{}`, 404, ""},
 		{
-			"POST", "/workspaces/acme/projects/web/pipelines", `{"name":" ","priority":"URGENT","clone_depth":-1,"events":[{"type":"NEVER"}],"refs":"x"}`,
-			400, "name: is required|priority: must be one of|clone_depth: must not be negative|events.0.type: must be one of|refs: must be a list",
+			"POST", "/workspaces/acme/projects/web/pipelines", `{"name":" ","priority":"URGENT","clone_depth":-1,"events":[{"type":"NEVER"},{"type":"EMAIL","prefix":"x"}],"refs":"x"}`,
+			400, "name: is required|priority: must be one of|clone_depth: must not be negative|events.0.type: must be one of|events.1.type: EMAIL is not supported|refs: must be a list",
 		},
 		{"POST", "/workspaces/acme/projects/web/pipelines", `{"name":"other","identifier":"live-mirror"}`, 400, "identifier: is taken"},
 		{

@@ -40,7 +40,7 @@ func startFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return list(p.Refs) },
 		},
 		{
-			name: "events", status: partly, note: "EMAIL is stored, and each run's log says so; totp true is refused",
+			name: "events", status: partly, note: "EMAIL and totp true are refused",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Events = d.events(raw) },
 			out: func(p *pipe, _ *kept) any { return fromEvents(p.Events) },
 		},

@@ -253,7 +253,6 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		{"type": "SCHEDULE", "cron": "0 9 * * 1-5", "timezone": "Asia/Tokyo"},
 		{"type": "SCHEDULE", "start_date": "2016-11-18T12:38:16.000Z", "delay": 5},
 		{"type": "WEBHOOK", "totp": false},
-		{"type": "EMAIL", "prefix": "x", "whitelist": []string{"a"}},
 	})
 	value := func(t *rapid.T, name string) any {
 		switch name {
