@@ -154,8 +154,9 @@ type outside struct {
 	opts []crane.Option
 
 	mu       sync.Mutex
-	password string   // of ann
-	asks     []string // requests that passed the login
+	password string                                            // of ann
+	asks     []string                                          // requests that passed the login
+	lets     func(r *http.Request, user, password string) bool // with "basic", instead of ann's login
 }
 
 // newOutside starts a registry with TLS by an authority. kind is "", "basic" or
@@ -166,11 +167,11 @@ func newOutside(t *testing.T, ca *authority, kind, password string) *outside {
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.mu.Lock()
-		password := o.password
+		password, lets := o.password, o.lets
 		o.mu.Unlock()
 		token := "t-" + password
 		user, pass, _ := r.BasicAuth()
-		good := user == "ann" && pass == password
+		good := user == "ann" && pass == password || lets != nil && lets(r, user, pass)
 		switch {
 		case r.URL.Path == "/token":
 			if !good {
@@ -207,6 +208,13 @@ func newOutside(t *testing.T, ca *authority, kind, password string) *outside {
 		o.opts = append(o.opts, crane.WithAuth(&authn.Basic{Username: "ann", Password: password}))
 	}
 	return o
+}
+
+// let has a registry of kind "basic" ask who is let in, beside ann.
+func (o *outside) let(who func(r *http.Request, user, password string) bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lets = who
 }
 
 // change gives ann another password.

@@ -31,7 +31,7 @@ func (e *Exchange) google(ctx context.Context, i secret.Integration, host string
 	if host == "" {
 		return Login{}, fmt.Errorf("registry is required: %w", errdefs.ErrInvalidArgument)
 	}
-	if host = strings.ToLower(host); !slices.Contains(GoogleHosts(), host) && !strings.HasSuffix(host, ".pkg.dev") {
+	if host = strings.ToLower(host); !slices.Contains(GoogleHosts(), host) && !strings.HasSuffix(host, ".pkg.dev") && host != e.cfg.GoogleHost {
 		return Login{}, foreign(host, "one of Google's")
 	}
 	// Where the file says that tokens are to be had is not looked at: it is not

@@ -33,8 +33,37 @@ const (
 
 // Config says where vendors are asked; the zero Config is where they are.
 type Config struct {
-	ECR, STS string // base URLs of Amazon's services, "": by region
-	Google   string // URL of Google's token endpoint
+	ECR, STS   string // base URLs of Amazon's services, "": by region
+	Google     string // URL of Google's token endpoint
+	GoogleHost string // host of a registry that counts as one of Google's, too; "": none
+}
+
+// endpoints are what of a Config can be said by names.
+func (c *Config) endpoints() map[string]*string {
+	return map[string]*string{"amazon-ecr": &c.ECR, "amazon-sts": &c.STS, "google-token": &c.Google, "google-registry": &c.GoogleHost}
+}
+
+// Endpoints are the names that Elsewhere knows.
+func Endpoints() []string { return slices.Sorted(maps.Keys((&Config{}).endpoints())) }
+
+// Elsewhere reads where vendors are asked, as NAME=URL: for private clouds with
+// their interfaces, and for tests. Of a registry the URL says only the host.
+func Elsewhere(list []string) (c Config, err error) {
+	for _, l := range list {
+		name, text, ok := strings.Cut(l, "=")
+		at := c.endpoints()[name]
+		u, err := url.Parse(text)
+		if !ok || err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Scheme != "https" && u.Scheme != "http" {
+			return c, fmt.Errorf("%q is not NAME=http(s)://host", l)
+		}
+		if at == nil {
+			return c, fmt.Errorf("there is no %q, but %s", name, strings.Join(Endpoints(), ", "))
+		}
+		if *at = strings.TrimSuffix(text, "/"); at == &c.GoogleHost {
+			*at = strings.ToLower(u.Host)
+		}
+	}
+	return c, nil
 }
 
 // Exchange gets logins.

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"slipway/engine"
+	"slipway/registry/registrytest"
 	"slipway/secret"
 )
 
@@ -24,7 +25,7 @@ func amazonOf(c secret.Credentials) secret.Integration {
 // The keys of an integration become a token of ECR, straight or by roles.
 func TestAmazon(t *testing.T) {
 	t.Parallel()
-	a := newAmazon(t)
+	a := registrytest.NewAmazon(t)
 	e := New(Config{ECR: a.URL, STS: a.URL})
 	keys := secret.Credentials{AccessKey: "AKIDBASE", SecretKey: "base-secret"}
 	roles := func(names ...string) secret.Credentials {
@@ -77,7 +78,7 @@ func TestAmazon(t *testing.T) {
 // asks us to come later is asked again.
 func TestTokensAreKept(t *testing.T) {
 	t.Parallel()
-	a := newAmazon(t)
+	a := registrytest.NewAmazon(t)
 	e := New(Config{ECR: a.URL})
 	w := Want{Kind: KindECR, Region: "eu-west-1", Integration: amazonOf(secret.Credentials{AccessKey: "AKIDBASE", SecretKey: "base-secret"})}
 	number := func() string {
@@ -90,16 +91,14 @@ func TestTokensAreKept(t *testing.T) {
 		return n
 	}
 	if one, two := number(), number(); one != "1" || two != "1" {
-		t.Errorf("tokens %s and %s, asked %d times", one, two, a.times())
+		t.Errorf("tokens %s and %s, asked %d times", one, two, a.Times())
 	}
 	w.Integration.Updated = time.Now()
 	if n := number(); n != "2" {
 		t.Errorf("after a change: %s", n)
 	}
 	e.Forget(w)
-	a.mu.Lock()
-	a.busy, a.lasts = 1, time.Minute // soon over: not worth keeping
-	a.mu.Unlock()
+	a.Be(1, time.Minute) // soon over: not worth keeping
 	if three, four := number(), number(); three != "3" || four != "4" {
 		t.Errorf("tokens %s and %s", three, four)
 	}
@@ -117,14 +116,14 @@ func TestTokensAreKept(t *testing.T) {
 // The key of a service account signs what Google gives a token for.
 func TestGoogle(t *testing.T) {
 	t.Parallel()
-	g := newGoogle(t)
+	g := registrytest.NewGoogle(t)
 	e := New(Config{Google: g.URL})
 	e.pause = time.Millisecond
 	other, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := account(t, g.key)
+	good := registrytest.Account(t, g.Key)
 	login := func(kind, host, key string) (Login, error) {
 		i := secret.Integration{ID: key, Type: secret.Google, Auth: secret.AuthDefault, Credentials: secret.Credentials{APIKey: key}}
 		return e.Login(t.Context(), Want{Kind: kind, Host: host, Integration: i})
@@ -139,7 +138,7 @@ func TestGoogle(t *testing.T) {
 		{"somebody else's host", KindGCR, "evil.example", good, errdefs.IsPermissionDenied},
 		{"no JSON", KindGCR, "gcr.io", "x", errdefs.IsInvalidArgument},
 		{"no key in it", KindGCR, "gcr.io", `{"client_email":"a","private_key":"none"}`, errdefs.IsInvalidArgument},
-		{"another key", KindGCR, "gcr.io", account(t, other), errdefs.IsUnauthorized},
+		{"another key", KindGCR, "gcr.io", registrytest.Account(t, other), errdefs.IsUnauthorized},
 	} {
 		l, err := login(c.kind, c.host, c.key)
 		if c.is == nil && (err != nil || l.Host != c.host || l.Username != "oauth2accesstoken" || !strings.HasPrefix(l.Password, "ya29.") || time.Until(l.Expires) < 50*time.Minute) {
@@ -149,11 +148,11 @@ func TestGoogle(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	g.busy = 2
+	g.Busy(2)
 	if l, err := login(KindArtifact, "us-docker.pkg.dev", good); err != nil || l.Password == "" {
 		t.Errorf("after two refusals for now: %v", err)
 	}
-	g.busy = 3
+	g.Busy(3)
 	if _, err := login(KindArtifact, "asia-docker.pkg.dev", good); !errdefs.IsUnavailable(err) {
 		t.Errorf("after three: %v", err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"slipway/access"
+	"slipway/registry"
 )
 
 // Config is all that serve can be told. Each setting is a flag, an environment
@@ -39,6 +40,7 @@ type Config struct {
 	Database      string   // "": SQLite in DataDir
 	Mirrors       []string // HOST=URL
 	RegistryCAs   []string // files with certificates of private authorities
+	Vendors       []string // NAME=URL: where vendors' services are asked
 	MasterKeyFile string   // "": DataDir/master.key
 
 	CacheMax        string        // bytes of build cache, with a unit, or a share ("20%")
@@ -83,6 +85,7 @@ func (c *Config) Flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Database, "database", "", "`URL` of the store (default: SQLite in the data directory)")
 	f.StringArrayVar(&c.Mirrors, "registry-mirror", nil, "`HOST=URL` to ask instead of HOST; repeatable")
 	f.StringArrayVar(&c.RegistryCAs, "registry-ca", nil, "PEM `file` of an authority that registries may be signed by; repeatable")
+	f.StringArrayVar(&c.Vendors, "vendor-endpoint", nil, "`NAME=URL` of a vendor's service that is elsewhere: "+strings.Join(registry.Endpoints(), ", ")+"; repeatable")
 	f.StringVar(&c.MasterKeyFile, "master-key-file", "", "`file` of the key that encrypts secrets (default: master.key in the data directory)")
 	f.StringVar(&c.CacheMax, "cache-max", "20%", "build cache at most: a `size` or a share of the disk")
 	f.IntVar(&c.BuildsParallel, "builds-parallel", 0, "builds at the same time (default: one per two cores)")
@@ -245,6 +248,9 @@ func (c *Config) checkMore() error {
 		if _, err := os.Stat(f); err != nil {
 			return wrong("--registry-ca: %v", err)
 		}
+	}
+	if _, err := registry.Elsewhere(c.Vendors); err != nil {
+		return wrong("--vendor-endpoint: %v", err)
 	}
 	c.proxies = nil
 	for _, s := range c.TrustedProxies {

@@ -7,6 +7,7 @@ import (
 	"slipway/api/buddy"
 	"slipway/event"
 	"slipway/pipeline"
+	"slipway/registry"
 	"slipway/stack"
 	"slipway/trigger"
 )
@@ -26,11 +27,14 @@ func (s *Server) openCore() error {
 		Engine: s.engine, Router: s.ingress,
 	})
 	logMax, _ := size(s.cfg.LogMax, 0)
+	vendors, err := registry.Elsewhere(s.cfg.Vendors)
+	if err != nil {
+		return err
+	}
 	s.pipelines = pipeline.New(pipeline.Config{
-		Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.disk.room, LogMax: logMax,
+		Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.disk.room, LogMax: logMax, Registries: registry.New(vendors),
 		Language: pipeline.Language{Dialect: buddy.Name, Read: buddy.ReadDefinition},
 	}, s.db, s.access, s.projects, s.secrets, s.sources, s.images, s.logs)
-	var err error
 	// The name is the same after a restart, so that what a killed server held is
 	// claimed at once; the lock of the data directory sees to it that there is
 	// only one.

@@ -1,4 +1,6 @@
-package registry
+// Package registrytest has servers that speak for vendors: they check what is
+// signed as the vendors do, and give tokens for it.
+package registrytest
 
 import (
 	"crypto"
@@ -15,6 +17,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,34 +28,71 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
-// amazon speaks for ECR and STS. It lets in who signs with a key that it knows,
+// Amazon speaks for ECR and STS. It lets in who signs with a key that it knows,
 // for a region and the right service.
-type amazon struct {
+type Amazon struct {
 	*httptest.Server
 	mu     sync.Mutex
 	keys   map[string]aws.Credentials
 	asked  []string // "service who"
 	busy   int      // so many answers are to come later
 	lasts  time.Duration
+	home   string // the registry of the account
 	tokens int
+	ended  int // tokens up to that one are over
 }
 
-func newAmazon(t *testing.T) *amazon {
+// NewAmazon starts one with the key AKIDBASE, whose secret is base-secret.
+func NewAmazon(t *testing.T) *Amazon {
 	t.Helper()
-	a := &amazon{keys: map[string]aws.Credentials{"AKIDBASE": {AccessKeyID: "AKIDBASE", SecretAccessKey: "base-secret"}}, lasts: 12 * time.Hour}
+	a := &Amazon{home: "123456789012.dkr.ecr.eu-west-1.amazonaws.com", keys: map[string]aws.Credentials{"AKIDBASE": {AccessKeyID: "AKIDBASE", SecretAccessKey: "base-secret"}}, lasts: 12 * time.Hour}
 	a.Server = httptest.NewServer(a)
 	t.Cleanup(a.Close)
 	return a
 }
 
-func (a *amazon) times() int {
+// Times is how often it was asked.
+func (a *Amazon) Times() int { return len(a.Asked()) }
+
+// Asked are the questions: the service, and the key that signed.
+func (a *Amazon) Asked() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.asked)
+	return slices.Clone(a.asked)
+}
+
+// Be has so many answers be "later", and tokens last so long.
+func (a *Amazon) Be(busy int, lasts time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy, a.lasts = busy, lasts
+}
+
+// Home has the registry of the account be at a host.
+func (a *Amazon) Home(host string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.home = host
+}
+
+// End ends the tokens that were given so far.
+func (a *Amazon) End() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = a.tokens
+}
+
+// Good tells whether a login is a token that is not over.
+func (a *Amazon) Good(user, password string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	number, _, _ := strings.Cut(strings.TrimPrefix(password, "token-"), "-")
+	n, err := strconv.Atoi(number)
+	return user == "AWS" && err == nil && n > a.ended && n <= a.tokens
 }
 
 // ServeHTTP implements http.Handler.
-func (a *amazon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *Amazon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	body, _ := io.ReadAll(r.Body)
@@ -84,13 +125,13 @@ func (a *amazon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.tokens++
 		token := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "AWS:token-%d-%s", a.tokens, who))
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-		fmt.Fprintf(w, `{"authorizationData":[{"authorizationToken":%q,"expiresAt":%d,"proxyEndpoint":"https://123456789012.dkr.ecr.eu-west-1.amazonaws.com"}]}`,
-			token, time.Now().Add(a.lasts).Unix())
+		fmt.Fprintf(w, `{"authorizationData":[{"authorizationToken":%q,"expiresAt":%d,"proxyEndpoint":"https://%s"}]}`,
+			token, time.Now().Add(a.lasts).Unix(), a.home)
 	}
 }
 
 // signed tells who signed a request, by signing it again.
-func (a *amazon) signed(r *http.Request, body []byte, service string) (who string, err error) {
+func (a *Amazon) signed(r *http.Request, body []byte, service string) (who string, err error) {
 	var key, region, what, headers string
 	for _, part := range strings.Split(strings.TrimPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 "), ", ") {
 		if v, ok := strings.CutPrefix(part, "Credential="); ok {
@@ -134,7 +175,7 @@ func (a *amazon) signed(r *http.Request, body []byte, service string) (who strin
 }
 
 // role gives keys for a role. A role of the name "chained" wants an external id.
-func (a *amazon) role(w http.ResponseWriter, body string, refuse func(int, string, string)) {
+func (a *Amazon) role(w http.ResponseWriter, body string, refuse func(int, string, string)) {
 	v, err := url.ParseQuery(body)
 	arn := v.Get("RoleArn")
 	name := arn[strings.LastIndex(arn, "/")+1:]
@@ -150,10 +191,10 @@ func (a *amazon) role(w http.ResponseWriter, body string, refuse func(int, strin
 		k.AccessKeyID, k.SecretAccessKey, k.SessionToken, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 }
 
-// google gives tokens for what is signed with the key of its one account.
-type google struct {
+// Google gives tokens for what is signed with the key of its one account.
+type Google struct {
 	*httptest.Server
-	key    *rsa.PrivateKey
+	Key    *rsa.PrivateKey
 	mu     sync.Mutex
 	busy   int // so many answers are 429
 	asked  int
@@ -161,21 +202,37 @@ type google struct {
 	lasts  int // seconds
 }
 
-func newGoogle(t *testing.T) *google {
+// NewGoogle starts one.
+func NewGoogle(t *testing.T) *Google {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &google{key: key, lasts: 3600}
+	g := &Google{Key: key, lasts: 3600}
 	g.Server = httptest.NewServer(g)
 	t.Cleanup(g.Close)
 	return g
 }
 
-// account is the file of a service account with a key. What it says about where
+// Busy has so many answers be "later".
+func (g *Google) Busy(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.busy = n
+}
+
+// Good tells whether a login is a token that was given.
+func (g *Google) Good(user, password string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, err := strconv.Atoi(strings.TrimPrefix(password, "ya29.token-"))
+	return user == "oauth2accesstoken" && err == nil && n > 0 && n <= g.tokens
+}
+
+// Account is the file of a service account with a key. What it says about where
 // tokens are to be had is a trap.
-func account(t *testing.T, key *rsa.PrivateKey) string {
+func Account(t *testing.T, key *rsa.PrivateKey) string {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -192,7 +249,7 @@ func account(t *testing.T, key *rsa.PrivateKey) string {
 }
 
 // ServeHTTP implements http.Handler.
-func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (g *Google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asked++
@@ -212,7 +269,7 @@ func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // signed tells what is wrong with a signed text.
-func (g *google) signed(r *http.Request) error {
+func (g *Google) signed(r *http.Request) error {
 	if err := r.ParseForm(); err != nil || r.Form.Get("grant_type") != "urn:ietf:params:oauth:grant-type:jwt-bearer" {
 		return fmt.Errorf("the form is %v", r.Form)
 	}
@@ -240,9 +297,9 @@ func (g *google) signed(r *http.Request) error {
 	}
 	now := time.Now().Unix()
 	if head.Alg != "RS256" || head.Kid != "kid-1" || claims.Iss != "bot@demo.iam.gserviceaccount.com" || claims.Aud != g.URL ||
-		claims.Scope != googleScope || claims.Iat > now+60 || claims.Exp < now || claims.Exp > now+3700 {
+		claims.Scope != "https://www.googleapis.com/auth/cloud-platform" || claims.Iat > now+60 || claims.Exp < now || claims.Exp > now+3700 {
 		return fmt.Errorf("%+v %+v", head, claims)
 	}
 	sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
-	return rsa.VerifyPKCS1v15(&g.key.PublicKey, crypto.SHA256, sum[:], raw[2])
+	return rsa.VerifyPKCS1v15(&g.Key.PublicKey, crypto.SHA256, sum[:], raw[2])
 }
