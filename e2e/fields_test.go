@@ -43,6 +43,7 @@ func TestFields(t *testing.T) {
 	t.Run("run", s.showRuns)
 	t.Run("stages", s.showStages)
 	t.Run("approval", s.showApproval)
+	t.Run("asked", s.showAsked)
 	t.Run("build", func(t *testing.T) { s.showBuilds(t, "builds", "DOCKERFILE", o) })
 	t.Run("multi", func(t *testing.T) { s.showBuilds(t, "multi", "DOCKER_BUILD_MULTI_ARCH", o) })
 	t.Run("copies", s.showCopies)
@@ -292,6 +293,43 @@ func (s *server) showApproval(t *testing.T) {
 	}
 	if l, err := j.log(ctx, e.ID, e.Steps[1]); err != nil || !slices.Contains(l, "by admin") {
 		t.Errorf("%v: %q", err, l)
+	}
+}
+
+// showAsked runs a pipeline that waits for variables.
+func (s *server) showAsked(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	j := s.job("asked", sh("gate", "echo $VERSION with $TOKEN", "wait_for_variables", []string{"VERSION", "TOKEN"}), sh("then", "echo then $VERSION"))
+	if err := j.makeProject(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.makePipeline(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var made execution
+	s.must("POST", j.pipelinePath()+"/executions", map[string]any{}, &made)
+	until(t, 30*time.Second, "it waits", func() error {
+		e, err := j.execution(ctx, made.ID)
+		if err != nil {
+			return err
+		}
+		if e.Status != "WAITING_FOR_VARIABLES" || e.Steps[0].Status != e.Status {
+			return fmt.Errorf("%w: %s", errYet, e)
+		}
+		return nil
+	})
+	s.must("PATCH", fmt.Sprintf("%s/executions/%d", j.pipelinePath(), made.ID), map[string]any{"operation": "APPLY_VARIABLES", "variables": []any{
+		map[string]any{"key": "VERSION", "value": "1.2"}, map[string]any{"key": "TOKEN", "value": "never-shown", "encrypted": true},
+	}}, nil)
+	e, err := j.finish(ctx)
+	if err != nil || e.Status != "SUCCESSFUL" || e.ran() != "gate,then" {
+		t.Fatalf("%v: %s", err, e)
+	}
+	for i, want := range []string{"1.2 with ***", "then 1.2"} {
+		if l, err := j.log(ctx, e.ID, e.Steps[i]); err != nil || !slices.Contains(l, want) {
+			t.Errorf("%v: %q", err, l)
+		}
 	}
 }
 

@@ -57,7 +57,8 @@ type Action struct {
 	When             When
 	FirstFailureOnly bool // with OnFailure: only at the first failure of a series
 	Conditions       []Condition
-	Approval         bool // it waits until somebody who may run it says that it may be run
+	Approval         bool     // it waits until somebody who may run it says that it may be run
+	Asks             []string `json:",omitempty"` // keys of variables: it waits until somebody who may run it gives them
 	RunNext          RunNext
 	Variables        []Variable
 	Disabled         bool
@@ -241,6 +242,7 @@ func (a Action) Validate(inv *project.Invalid) {
 	if a.Approval && (a.When == OnWaitForApprove || a.When == OnTerminate) {
 		inv.Add("wait_for_approval", "conflict", "does not go with trigger_time "+string(a.When))
 	}
+	a.validateAsked(inv)
 	if a.FirstFailureOnly && a.When != OnFailure {
 		inv.Add("run_only_on_first_failure", "conflict", "goes only with trigger_time ON_FAILURE")
 	}

@@ -34,9 +34,9 @@ func approve(tx *db.Tx, by access.Actor, x Execution) (ok bool, err error) {
 	return true, tx.Due("executions", string(x.ID), tx.Now)
 }
 
-// approvals notes in x what was approved since it was read.
+// approvals notes in x what was approved, and given to it, since it was read.
 func approvals(tx *db.Tx, x *Execution) error {
-	if !slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Held }) {
+	if !slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Held || s.Asking }) {
 		return nil
 	}
 	now, err := loadExecution(tx, x.ID)
@@ -47,27 +47,31 @@ func approvals(tx *db.Tx, x *Execution) error {
 		if was := &x.Steps[i]; was.Held && !s.Approved.IsZero() {
 			was.Held, was.Approved, was.Approver, was.Waits = false, s.Approved, s.Approver, s.Waits
 		}
+		if was := &x.Steps[i]; was.Asking && !s.Given.IsZero() {
+			was.Asking, was.Given, was.Waits = false, s.Given, s.Waits
+		}
 	}
-	x.Held = now.Held
+	x.Held, x.Asking, x.Variables = now.Held, now.Asking, now.Variables
 	return nil
 }
 
-// noteHeld notes whether an execution does nothing but wait to be approved.
+// noteHeld notes whether an execution does nothing but wait to be approved, or for
+// variables.
 func noteHeld(tx *db.Tx, x *Execution) error {
-	held := false
+	held, asking := false, false
 	for _, s := range x.Steps {
 		if s.Status == InProgress {
-			held = false
+			held, asking = false, false
 			break
 		}
-		held = held || s.Held
+		held, asking = held || s.Held, asking || s.Asking
 	}
-	if held == x.Held {
+	if asking = asking && !held; held == x.Held && asking == x.Asking {
 		return nil
 	}
-	x.Held = held
+	x.Held, x.Asking = held, asking
 	tx.Wake(Topic(x.ID))
-	_, err := tx.Exec(`UPDATE executions SET held = ? WHERE id = ?`, held, x.ID)
+	_, err := tx.Exec(`UPDATE executions SET held = ?, asking = ? WHERE id = ?`, held, asking, x.ID)
 	return err
 }
 

@@ -105,7 +105,7 @@ func (d Decision) mark(tx *db.Tx, x *Execution) error {
 			if s.Status = m.status; m.why != "" {
 				s.Error, s.Finished, s.NotBefore = m.why, tx.Now, time.Time{}
 			}
-			s.Held, s.Waits = false, waiting(s.Waits, "", tx.Now)
+			s.Held, s.Asking, s.Waits = false, false, waiting(s.Waits, "", tx.Now)
 			if err := saveStep(tx, *s); err != nil {
 				return err
 			}
@@ -117,6 +117,17 @@ func (d Decision) mark(tx *db.Tx, x *Execution) error {
 			continue
 		}
 		s.Held, s.Status, s.Waits = true, Enqueued, waiting(s.Waits, WaitApproval, tx.Now)
+		if err := saveStep(tx, *s); err != nil {
+			return err
+		}
+		tx.Wake(Topic(x.ID))
+	}
+	for _, i := range d.Want {
+		s := &x.Steps[i]
+		if s.Asking {
+			continue
+		}
+		s.Asking, s.Status, s.Waits = true, Enqueued, waiting(s.Waits, WaitVariables, tx.Now)
 		if err := saveStep(tx, *s); err != nil {
 			return err
 		}
@@ -351,8 +362,8 @@ func (h *handling) refuse(tx *db.Tx, x *Execution, steps []int) error {
 
 // finish ends an execution.
 func (h *handling) finish(tx *db.Tx, x *Execution, s *share, status Status) error {
-	x.Status, x.Finished, x.Held, *s = status, tx.Now, false, share{}
-	if _, err := tx.Exec(`UPDATE executions SET status = ?, finished = ?, held = 0, runs = 0, builds = 0, waiting = 0, wants = '' WHERE id = ?`,
+	x.Status, x.Finished, x.Held, x.Asking, *s = status, tx.Now, false, false, share{}
+	if _, err := tx.Exec(`UPDATE executions SET status = ?, finished = ?, held = 0, asking = 0, runs = 0, builds = 0, waiting = 0, wants = '' WHERE id = ?`,
 		x.Status, db.Micros(x.Finished), x.ID); err != nil {
 		return err
 	}

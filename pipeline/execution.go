@@ -87,6 +87,7 @@ type Execution struct {
 	Verdict     *Verdict  // about the conditions of the pipeline, if they were asked
 	Waits       []Wait    // before it began, since the start or the last Retry
 	Held        bool      // nothing is in progress, and a step waits to be approved
+	Asking      bool      // nothing is in progress, and what a step waits for are variables
 
 	// Frozen is the pipeline as it was at the start, Steps its actions and what
 	// became of them, in order. Lists of executions leave both out.
@@ -139,6 +140,8 @@ type ActionExecution struct {
 	Held     bool      // its turn has come, and it waits to be approved
 	Approved time.Time // zero: it was not, or need not be
 	Approver int64     // user
+	Asking   bool      // its turn has come, and it waits for variables
+	Given    time.Time // when it got them
 
 	NotBefore time.Time // of the next try
 	Started   time.Time
@@ -155,13 +158,19 @@ func (x Execution) Shown() Status {
 	if x.Held && x.Status == InProgress {
 		return WaitingForApply
 	}
+	if x.Asking && x.Status == InProgress {
+		return WaitingForVariables
+	}
 	return x.Status
 }
 
 // Shown is the status that is told.
 func (s ActionExecution) Shown() Status {
-	if s.Held {
+	switch {
+	case s.Held:
 		return WaitingForApply
+	case s.Asking:
+		return WaitingForVariables
 	}
 	return s.Status
 }

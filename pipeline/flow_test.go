@@ -37,6 +37,9 @@ func drawDrama(t *rapid.T) drama {
 		}
 		a.FirstFailureOnly = a.When == OnFailure && bits>>8&1 == 1
 		a.Approval = a.When != OnWaitForApprove && a.When != OnTerminate && rapid.IntRange(0, 5).Draw(t, "approval") == 0
+		if a.When != OnWaitForApprove && a.When != OnTerminate && rapid.IntRange(0, 5).Draw(t, "asks") == 0 {
+			a.Asks = []string{"V"}
+		}
 		if bits>>4&1 == 1 {
 			a.Build, a.Run = &Build{}, nil
 		}
@@ -137,6 +140,8 @@ func (s *stage) perform() {
 		}
 		s.mark(d)
 		s.hold(d.Hold)
+		s.want(d.Want)
+		waits := len(d.Hold)+len(d.Want) > 0
 		switch {
 		case s.kills && rapid.IntRange(0, 30).Draw(s.T, "cancel") == 0:
 			s.cancel()
@@ -155,11 +160,15 @@ func (s *stage) perform() {
 		case len(s.running) > 0:
 			n := rapid.IntRange(0, len(s.running)-1).Draw(s.T, "which")
 			s.settle(n)
-		case d.Again.After(s.now) && (len(d.Hold) == 0 || rapid.Bool().Draw(s.T, "time goes by")):
+		case d.Again.After(s.now) && (!waits || rapid.Bool().Draw(s.T, "time goes by")):
 			s.now = d.Again
 		default:
-			s.check(len(d.Hold) > 0, "stuck: %+v", d)
+			s.check(waits, "stuck: %+v", d)
 			s.approve()
+			s.give()
+		}
+		if waits && s.x.Status == InProgress && rapid.IntRange(0, 5).Draw(s.T, "give") == 0 {
+			s.give()
 		}
 		if len(d.Hold) > 0 && s.x.Status == InProgress && rapid.IntRange(0, 5).Draw(s.T, "approve") == 0 {
 			s.approve()
@@ -193,6 +202,26 @@ func (s *stage) hold(steps []int) {
 	}
 }
 
+// want notes what waits for variables: what was wanted, approved before, and nothing
+// twice.
+func (s *stage) want(steps []int) {
+	for _, i := range steps {
+		st := &s.x.Steps[i]
+		approved := !st.Action.Approval || !st.Approved.IsZero()
+		s.check((st.Status == Initial || st.Status == Enqueued) && len(st.Action.Asks) > 0 && st.Given.IsZero() && approved && !st.Held, "%d waits for variables: %+v", i, st)
+		st.Asking, st.Status = true, Enqueued
+	}
+}
+
+// give gives all that wait for variables theirs.
+func (s *stage) give() {
+	for i := range s.x.Steps {
+		if st := &s.x.Steps[i]; st.Asking {
+			st.Asking, st.Given = false, s.now
+		}
+	}
+}
+
 // approve says of all that wait that they may be run.
 func (s *stage) approve() {
 	for i := range s.x.Steps {
@@ -220,6 +249,7 @@ func (s *stage) units(units [][]int) {
 			s.check(s.group(i) == s.group(j) || s.apart(i, j), "%d and %d begin, of different groups", i, j)
 		}
 		s.check(!st.Action.Approval || !st.Approved.IsZero(), "%d begins and is not approved", i)
+		s.check(len(st.Action.Asks) == 0 || !st.Given.IsZero(), "%d begins without its variables", i)
 	}
 	for _, u := range units {
 		for _, i := range u {

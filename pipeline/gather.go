@@ -63,12 +63,13 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 		return nil, err
 	}
 	for _, w := range stored {
-		if narrow(w) {
+		if narrow(w) && !x.answers(s, w.Key) {
 			v.stored(w)
 		}
 	}
+	own := slices.DeleteFunc(slices.Clone(s.Action.Variables), func(w Variable) bool { return x.answers(s, w.Key) })
 	return v, h.inline(ctx, v, inlined{
-		vs: s.Action.Variables, tier: tierInline, table: "actions", row: s.Action.ID.row(), key: int64(s.Action.ID), own: x.own,
+		vs: own, tier: tierInline, table: "actions", row: s.Action.ID.row(), key: int64(s.Action.ID), own: x.own,
 		now: func(tx *db.Tx) ([]Variable, error) {
 			a, err := loadAction(tx, x.Pipeline, s.Action.ID)
 			return a.Variables, err
@@ -130,10 +131,15 @@ func (h *handling) inline(ctx context.Context, v *values, in inlined) error {
 
 // vault gives the hidden values of a row, or what the execution has of them itself.
 func (h *handling) vault(tx *db.Tx, row, table string, key int64, own bool) (map[string]string, error) {
+	return h.p.hiddenOf(tx, h.x, table, row, key, own)
+}
+
+// hiddenOf is vault for an execution.
+func (p *Pipelines) hiddenOf(tx *db.Tx, x Execution, table, row string, key any, own bool) (map[string]string, error) {
 	if !own {
-		return h.p.unseal(tx, table, row, key)
+		return p.unseal(tx, table, row, key)
 	}
-	all, err := h.p.unseal(tx, "executions", h.x.ID.row(), h.x.ID)
+	all, err := p.unseal(tx, "executions", x.ID.row(), x.ID)
 	hidden := map[string]string{}
 	for k, value := range all {
 		if name, ok := strings.CutPrefix(k, row+"/"); ok {

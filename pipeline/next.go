@@ -15,6 +15,7 @@ type Decision struct {
 	Drop  []int   // steps that will never be reached
 	Halt  []int   // steps that would be run once more, if the execution were not cancelled
 	Hold  []int   // steps whose turn it is, but for being approved
+	Want  []int   // steps whose turn it is, but for variables that they ask for
 	// Status is what the execution becomes, if it ends; "" if it goes on.
 	Status Status
 	// Again is when to ask again if nothing else happens; zero: not needed.
@@ -138,7 +139,7 @@ func (d *Decision) beside(x Execution, now time.Time) {
 
 // begin decides which steps of a group begin: all that are wanted, in units of
 // those that are hard linked, when all of them have been judged. A unit waits for
-// those of it that wait to be approved.
+// those of it that wait to be approved, or for variables.
 func (d *Decision) begin(x Execution, group, wanted []int, now time.Time) {
 	for _, i := range wanted {
 		if s := x.Steps[i]; s.Verdict == nil && conditional(s.Action.Conditions) {
@@ -156,6 +157,8 @@ func (d *Decision) begin(x Execution, group, wanted []int, now time.Time) {
 		case !slices.Contains(wanted, i):
 		case s.Action.Approval && s.Approved.IsZero():
 			d.Hold, held = append(d.Hold, i), true
+		case s.unasked():
+			d.Want, held = append(d.Want, i), true
 		case !at.After(now):
 			unit = append(unit, i)
 		case d.Again.IsZero() || at.Before(d.Again):
@@ -228,7 +231,7 @@ func anew(x Execution) Execution {
 func (s ActionExecution) again() ActionExecution {
 	s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
 	s.NotBefore, s.Started, s.Finished, s.Waits = time.Time{}, time.Time{}, time.Time{}, nil
-	s.Held, s.Approved, s.Approver = false, time.Time{}, 0
+	s.Held, s.Approved, s.Approver, s.Asking, s.Given = false, time.Time{}, 0, false, time.Time{}
 	return s
 }
 

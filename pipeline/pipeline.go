@@ -48,8 +48,9 @@ const (
 	Terminated  Status = "TERMINATED"
 	Skipped     Status = "SKIPPED"
 	NotExecuted Status = "NOT_EXECUTED"
-	// WaitingForApply is told of what is InProgress or Enqueued, see Shown.
-	WaitingForApply Status = "WAITING_FOR_APPLY"
+	// WaitingForApply and WaitingForVariables are told of what is InProgress or Enqueued, see Shown.
+	WaitingForApply     Status = "WAITING_FOR_APPLY"
+	WaitingForVariables Status = "WAITING_FOR_VARIABLES"
 )
 
 // Ended tells whether nothing will happen any more.

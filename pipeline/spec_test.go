@@ -253,7 +253,7 @@ func TestUnsupported(t *testing.T) {
 		kept   = "kept" // nothing to obey
 	)
 	fields := map[string]string{
-		"Action.ID": kept, "Action.Pipeline": kept, "Action.Name": obeyed, "Action.When": obeyed, "Action.FirstFailureOnly": obeyed, "Action.Approval": obeyed,
+		"Action.ID": kept, "Action.Pipeline": kept, "Action.Name": obeyed, "Action.When": obeyed, "Action.FirstFailureOnly": obeyed, "Action.Approval": obeyed, "Action.Asks": obeyed,
 		"Action.Conditions": obeyed, "Action.RunNext": obeyed, "Action.Variables": obeyed,
 		"Action.Disabled": obeyed, "Action.IgnoreErrors": obeyed, "Action.Timeout": obeyed, "Action.Retries": obeyed,
 		"Action.RetryInterval": obeyed, "Action.Loop": obeyed, "Action.Permissions": obeyed, "Action.Build": obeyed,

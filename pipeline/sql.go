@@ -12,7 +12,8 @@ import (
 )
 
 const pipelineColumns = `p.id, p.project, p.workspace, p.name, p.identifier, p.spec, p.created, p.created_by,
-	COALESCE((SELECT CASE WHEN e.held = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_APPLY' ELSE e.status END FROM executions e
+	COALESCE((SELECT CASE WHEN e.held = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_APPLY'
+		WHEN e.asking = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_VARIABLES' ELSE e.status END FROM executions e
 		WHERE e.pipeline = p.id AND e.mode <> 'LOCAL' ORDER BY e.number DESC LIMIT 1), 'INITIAL'),
 	COALESCE((SELECT e.revision FROM executions e WHERE e.pipeline = p.id AND e.status = 'SUCCESSFUL' AND e.mode <> 'LOCAL'
 		ORDER BY e.number DESC LIMIT 1), '')`
@@ -169,7 +170,7 @@ func (x *Execution) frozenText(actions []Action) ([]byte, error) {
 
 const executionColumns = `e.id, e.pipeline, e.number, e.status, e.priority, e.mode, e.created_by, e.created,
 	e.started, e.finished, e.input, e.frozen, e.previous, e.prepared, e.cancelled_by, e.cancelled,
-	e.delayed, e.verdict, e.queued, e.waits, e.undefined, e.problem, e.held`
+	e.delayed, e.verdict, e.queued, e.waits, e.undefined, e.problem, e.held, e.asking`
 
 func scanExecution(row scanner) (Execution, error) {
 	var (
@@ -183,7 +184,7 @@ func scanExecution(row scanner) (Execution, error) {
 		verdict, waits              string
 	)
 	err := row.Scan(&x.ID, &x.Pipeline, &x.Number, &x.Status, &x.Priority, &x.Mode, &x.By, &created,
-		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits, &x.undefined, &x.Problem, &x.Held)
+		&start, &end, &inJSON, &frJSON, &x.Previous, &x.prepared, &cancelledBy, &cancel, &delayed, &verdict, &queued, &waits, &x.undefined, &x.Problem, &x.Held, &x.Asking)
 	if err != nil {
 		return x, err
 	}
@@ -218,18 +219,18 @@ func scanExecution(row scanner) (Execution, error) {
 
 func loadSteps(tx *db.Tx, x *Execution) error {
 	rows, err := tx.Query(`SELECT s.id, s.idx, s.status, s.attempt, s.tries, s.not_before, s.started, s.finished, s.error, s.code, s.digest, s.image,
-		s.round, s.verdict, s.waits, s.held, s.approved, coalesce(s.approver, 0), o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
+		s.round, s.verdict, s.waits, s.held, s.approved, coalesce(s.approver, 0), s.asking, s.given, o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var s ActionExecution
-		var before, start, end, approved sql.NullInt64
+		var before, start, end, approved, given sql.NullInt64
 		var outputs []byte
 		var verdict, waits string
 		if err := rows.Scan(&s.ID, &s.Index, &s.Status, &s.Attempt, &s.Tries, &before, &start, &end,
-			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &s.Held, &approved, &s.Approver, &outputs); err != nil {
+			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &s.Held, &approved, &s.Approver, &s.Asking, &given, &outputs); err != nil {
 			return err
 		}
 		if s.Verdict, err = readVerdict(verdict); err != nil {
@@ -247,6 +248,7 @@ func loadSteps(tx *db.Tx, x *Execution) error {
 			return fmt.Errorf("execution %s in the store: no action %d", x.ID, s.Index)
 		}
 		s.NotBefore, s.Started, s.Finished, s.Approved = db.Time(before), db.Time(start), db.Time(end), db.Time(approved)
+		s.Given = db.Time(given)
 		s.Action = x.Steps[s.Index].Action
 		x.Steps[s.Index] = s
 	}
@@ -264,10 +266,10 @@ func loadExecution(tx *db.Tx, id ExecutionID) (Execution, error) {
 func saveStep(tx *db.Tx, s ActionExecution) error {
 	_, err := tx.Exec(`UPDATE action_executions SET status = ?, attempt = ?, tries = ?, not_before = ?, started = ?,
 		finished = ?, error = ?, code = ?, digest = ?, image = ?, round = ?, verdict = ?, waits = ?, held = ?,
-		approved = ?, approver = ? WHERE id = ?`,
+		approved = ?, approver = ?, asking = ?, given = ? WHERE id = ?`,
 		s.Status, s.Attempt, s.Tries, db.Micros(s.NotBefore), db.Micros(s.Started), db.Micros(s.Finished),
 		s.Error, s.Code, s.Digest, s.Image, s.Round, s.Verdict.text(), waitsText(s.Waits), s.Held,
-		db.Micros(s.Approved), s.Approver, s.ID)
+		db.Micros(s.Approved), s.Approver, s.Asking, db.Micros(s.Given), s.ID)
 	return err
 }
 

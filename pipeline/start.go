@@ -421,8 +421,8 @@ func cancelAll(tx *db.Tx, where string, user int64, args ...any) error {
 }
 
 // Operate does an operation on an execution; one that does not fit its status
-// is a *project.Invalid.
-func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID, op Operation) (Execution, error) {
+// is a *project.Invalid. given are for OpApplyVariables.
+func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID, op Operation, given ...Variable) (Execution, error) {
 	x, err := p.Execution(ctx, by, id)
 	if err != nil {
 		return x, err
@@ -438,6 +438,10 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 			return err
 		}
 		var inv project.Invalid
+		if len(given) > 0 && op != OpApplyVariables {
+			inv.Add("variables", "conflict", "go with the operation APPLY_VARIABLES alone")
+			return inv.Err()
+		}
 		switch op {
 		case OpCancel:
 			if x.Status != Enqueued && x.Status != InProgress {
@@ -466,8 +470,11 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 				return inv.Err()
 			}
 		case OpApplyVariables:
-			inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for %s", x.Shown(), op))
-			return inv.Err()
+			var waited bool
+			if waited, err = p.give(tx, by, x, slices.Clone(given)); err == nil && !waited {
+				inv.Add("operation", "conflict", fmt.Sprintf("no action of the execution, which is %s, waits for variables", x.Shown()))
+				return inv.Err()
+			}
 		default:
 			inv.Add("operation", "enum", "must be one of CANCEL, RETRY, APPLY, APPLY_VARIABLES, RUN_DELAYED")
 			return inv.Err()

@@ -24,6 +24,8 @@ const (
 	WaitSlots    = "SLOTS"      // it needs slots of both kinds
 	WaitRetry    = "RETRY"      // the time between two tries
 	WaitApproval = "APPROVAL"   // somebody who may say that it may be run
+
+	WaitVariables = "VARIABLES" // somebody who may give the variables that it asks for
 )
 
 // wait is what is waited for by who needs slots.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Why says why a step was run, waits, or was not run.
@@ -154,6 +155,8 @@ func (x Execution) comes(s ActionExecution) Why {
 			WaitSlots:    "slots: as many runs or builds as there may be are in progress (--actions-parallel, --builds-parallel)",
 			WaitRetry:    "the time between two tries",
 			WaitApproval: "somebody to approve it (operation APPLY)",
+
+			WaitVariables: "somebody to give " + strings.Join(s.Action.Asks, ", ") + " (operation APPLY_VARIABLES)",
 		}[what[n].For])}
 	}
 	if s.Status == Enqueued || x.Started.IsZero() {
@@ -175,6 +178,9 @@ func (x Execution) cause(s ActionExecution) string {
 	}[s.Action.stage()]
 	if !s.Approved.IsZero() {
 		text += "; it was approved"
+	}
+	if !s.Given.IsZero() {
+		text += "; it got the variables that it asked for"
 	}
 	if s.Verdict != nil && s.Verdict.Met {
 		text += "; its trigger conditions are met"

@@ -97,6 +97,8 @@ func commonFields() []field[action] {
 			func(a *action, s string) { a.RunNext = pipeline.RunNext(s) }),
 		boolField("wait_for_approval", func(a *action) *bool { return &a.Approval }).
 			as(obeyed, "Slipway's own: the action waits, and holds no slot, until somebody who may run it sends the operation APPLY; not with ON_WAIT_FOR_APPROVE and ON_TERMINATE"),
+		stringsField("wait_for_variables", func(a *action) *[]string { return &a.Asks }).
+			as(obeyed, "Slipway's own: names of variables; the action waits, and holds no slot, until somebody who may run it gives them with the operation APPLY_VARIABLES; not with ON_WAIT_FOR_APPROVE and ON_TERMINATE"),
 		boolField("run_only_on_first_failure", func(a *action) *bool { return &a.FirstFailureOnly }),
 		{
 			name: "variables", status: obeyed, note: "init_path, defaults, password, passphrase, key_identifier and the types IOS_KEYCHAIN, IOS_PROVISION_PROFILES are refused",

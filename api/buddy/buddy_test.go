@@ -145,8 +145,8 @@ func TestEveryFieldComesBack(t *testing.T) {
 	path := w.project("web") + "/actions"
 	values := map[string]string{
 		"name": `"x"`, "trigger_time": `"ON_FAILURE"`, "run_next": `"IN_SOFT_PARALLEL"`, "run_only_on_first_failure": `true`,
-		"wait_for_approval": `true`,
-		"disabled":          `true`, "ignore_errors": `true`, "timeout": `60`, "retry_count": `2`, "retry_interval": `5`, "loop": `["A","B"]`,
+		"wait_for_approval": `true`, "wait_for_variables": `["VERSION","TOKEN"]`,
+		"disabled": `true`, "ignore_errors": `true`, "timeout": `60`, "retry_count": `2`, "retry_interval": `5`, "loop": `["A","B"]`,
 		"permissions":        `{"others":"READ_ONLY","users":[{"id":1,"access_level":"READ_WRITE"}],"groups":[]}`,
 		"variables":          `[{"key":"K","value":"v","type":"VAR","description":null,"encrypted":false,"settable":false,"run_only_settable":false}]`,
 		"trigger_conditions": `[{"trigger_condition":"ON_CHANGE_AT_PATH","trigger_condition_paths":["/a"],"trigger_variable_key":"","trigger_variable_value":"","trigger_hours":[],"trigger_days":[],"timezone":"","zone_id":"","trigger_project_name":"","trigger_pipeline_name":"","trigger_user":"","trigger_group":""}]`,

@@ -341,7 +341,8 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, by access.Act
 	op := ""
 	d := &decoder{}
 	d.member(b, "operation", func(raw json.RawMessage) { op = d.str(raw) })
-	d.member(b, "variables", func(raw json.RawMessage) { d.variables(raw) })
+	var given []pipeline.Variable
+	d.member(b, "variables", func(raw json.RawMessage) { given = d.variables(raw) })
 	if op == "" && len(d.inv.Fields) == 0 {
 		d.inv.Add("operation", "required", "is required")
 	}
@@ -349,7 +350,7 @@ func (h *handlers) operate(w http.ResponseWriter, r *http.Request, by access.Act
 	if err := d.inv.Err(); err != nil {
 		return err
 	}
-	if x, err = h.Pipelines.Operate(r.Context(), by, x.ID, pipeline.Operation(op)); err != nil {
+	if x, err = h.Pipelines.Operate(r.Context(), by, x.ID, pipeline.Operation(op), given...); err != nil {
 		return err
 	}
 	p.LastStatus = x.Shown()

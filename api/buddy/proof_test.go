@@ -48,6 +48,7 @@ func actionProofs() map[string]string {
 		"trigger_conditions":        shown + "trigger_conditions, pipeline TestJudge",
 		"run_next":                  "e2e TestFields/run/run_next, pipeline TestParallel",
 		"wait_for_approval":         "e2e TestFields/approval",
+		"wait_for_variables":        "e2e TestFields/asked",
 		"run_only_on_first_failure": stages,
 		"variables":                 shown + "variables",
 		"disabled":                  shown + "disabled",

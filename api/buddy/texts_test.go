@@ -132,7 +132,7 @@ func TestLongTextsOfRoutes(t *testing.T) {
 	}{
 		p[:strings.LastIndex(p, "/")]: {`"name":"p"`, []string{"name", "identifier", "execution_message_template", "disabled_reason", "worker", "folder", "target_site_url", "refs.0"}},
 		p + "/actions": {`"name":"a","type":"RUN_DOCKER_CONTAINER","docker_image_name":"x","docker_image_tag":"1","inline_commands":"true"`, []string{
-			"name", "docker_image_name", "docker_image_tag", "inline_commands", "entrypoint", "run_as_user", "login", "registry", "volume_mappings.0", "loop.0",
+			"name", "docker_image_name", "docker_image_tag", "inline_commands", "entrypoint", "run_as_user", "login", "registry", "volume_mappings.0", "loop.0", "wait_for_variables.0",
 		}},
 		p + "/executions":    {``, []string{"comment", "priority"}},
 		at + "/variables":    {`"key":"K","value":"v"`, []string{"key", "value", "description", "type", "file_path", "file_place", "file_chmod"}},
