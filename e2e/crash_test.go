@@ -203,6 +203,7 @@ var killedBy = map[string]string{
 	"image: untagged":                       "nobody: no route leads there",
 	"pipeline: started by the clock":        "TestKilledClock of trigger",
 	"trigger: a pull request is handled":    "TestKilledPullRequest of trigger",
+	"pipeline: snapshots are not named":     "nobody: the next look drops what is not named, TestRerunAfterRestart of pipeline",
 	"project: a workspace is deleted":       "nobody: one transaction, after which its projects end as those deleted alone do",
 	"source: a file is committed":           "TestKilledWhileWriting of source",
 	"source: a branch is made or removed":   "TestKilledWhileWriting of source",

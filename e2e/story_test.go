@@ -70,10 +70,10 @@ func (y *story) tell(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	// Nothing was started twice, however often it was asked for.
+	// Nothing was started twice, however often it was asked for: a push, and a rerun.
 	err = keep(ctx, "executions", time.Minute, func(ctx context.Context) error {
 		l, err := y.executions(ctx)
-		if err == nil && len(l) != 1 {
+		if err == nil && len(l) != 2 {
 			err = wrong("one push made executions %v", l)
 		}
 		return err
@@ -100,7 +100,27 @@ func (y *story) execute(ctx context.Context) error {
 		return fmt.Errorf("the execution is %s", e)
 	}
 	y.steps = e.Steps
-	return keep(ctx, "logs", time.Minute, func(ctx context.Context) error { return y.checkLogs(ctx, e) })
+	err = keep(ctx, "logs", time.Minute, func(ctx context.Context) error { return y.checkLogs(ctx, e) })
+	if err != nil {
+		return err
+	}
+	return y.again(ctx, e)
+}
+
+// again looks once more at what the actions have left, in a run that begins there.
+func (y *story) again(ctx context.Context, e execution) error {
+	first, err := y.log(ctx, e.ID, e.Steps[3])
+	if err != nil {
+		return err
+	}
+	r, said, err := y.rerunWhole(ctx, e.ID, "again", map[string]any{"from": e.Steps[3].ID})
+	if err != nil {
+		return err
+	}
+	if r.Status != "SUCCESSFUL" || !strings.HasSuffix(said[3], strings.Join(first, "|")) {
+		return wrong("the rerun is %s: %q, and not %q", r, said[3], first)
+	}
+	return nil
 }
 
 // wrong is a finding that no patience mends; keep ends at it.

@@ -230,7 +230,10 @@ type step struct {
 	ID           string `json:"action_execution_id"`
 	Status       string
 	ErrorMessage string `json:"error_message"`
-	Action       struct{ Name string }
+	Action       struct {
+		ID   int64
+		Name string
+	}
 }
 
 type execution struct {

@@ -176,11 +176,37 @@ type Stater interface {
 	Stats(ctx context.Context, instance string) (Stats, error)
 }
 
-// Snapshotter copies volumes without copying their data where the file system
-// can.
+// Snapshotter copies volumes, and keeps what was in them: without copying their
+// data where the file system can.
 type Snapshotter interface {
 	// Clone makes to, which must not exist, with the content of from.
 	Clone(ctx context.Context, from, to string, owner Owner) error
+	// Snapshot keeps what a volume has now under an id of owner's, whole or not
+	// at all; nobody may write to the volume meanwhile. What is kept under that id
+	// already stays as it is. errdefs.ErrResourceExhausted says that it would be
+	// more than the bounds, or than the disk has room for.
+	Snapshot(ctx context.Context, owner Owner, id, volume string, most SnapshotBounds) (Snapshot, error)
+	// Restore makes volume, which must not exist, with the content of a snapshot:
+	// errdefs.ErrNotFound if there is none, ErrDataLoss if it is not whole.
+	Restore(ctx context.Context, owner Owner, id, volume string) error
+	// Snapshots lists the ids that owner has something under.
+	Snapshots(ctx context.Context, owner Owner) ([]string, error)
+	// DropSnapshots removes some, and what no other one of owner's has. It is no
+	// error if there are none.
+	DropSnapshots(ctx context.Context, owner Owner, ids ...string) error
+}
+
+// SnapshotBounds is what a snapshot may be at most; 0 is no bound.
+type SnapshotBounds struct {
+	Files int   // files, directories and links
+	Added int64 // bytes that no other snapshot of the owner has
+}
+
+// Snapshot is what is kept of a volume.
+type Snapshot struct {
+	Files int   // files, directories and links
+	Size  int64 // bytes of all its files
+	Added int64 // bytes that no other snapshot of the owner had
 }
 
 // Cacher shows and bounds the build cache of a workspace.

@@ -23,6 +23,7 @@ type Waiting struct {
 	Number     int64
 	NoSkip     bool
 	Concurrent bool
+	Rerun      bool // it neither replaces others nor is replaced
 	Begun      bool // it has begun, and may have steps in progress
 }
 
@@ -126,7 +127,7 @@ func superseded(wait []Waiting) (skip []Superseded) {
 	newest := map[key]Waiting{}
 	var old []Waiting
 	for _, w := range wait {
-		if w.Begun || w.Concurrent {
+		if w.Begun || w.Concurrent || w.Rerun {
 			continue
 		}
 		of := key{w.Pipeline, w.Ref}

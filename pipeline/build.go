@@ -14,14 +14,22 @@ import (
 	"slipway/engine"
 )
 
-// given finds the image that an earlier build made. It has one of the platform,
-// "" is the host's.
-func (h *handling) given(ctx context.Context, s ActionExecution, from ImageFrom, platform string) (string, error) {
-	for _, t := range slices.Backward(h.x.Steps[:s.Index]) {
+// giver is the step before another one whose image it is to use.
+func (x Execution) giver(s ActionExecution, from ImageFrom) (ActionExecution, bool) {
+	for _, t := range slices.Backward(x.Steps[:s.Index]) {
 		switch b := t.Action; {
 		case b.Build == nil, from.ID != 0 && b.ID != from.ID, from.ID == 0 && from.Name != "" && b.Name != from.Name:
 			continue
 		}
+		return t, true
+	}
+	return ActionExecution{}, false
+}
+
+// given finds the image that an earlier build made. It has one of the platform,
+// "" is the host's.
+func (h *handling) given(ctx context.Context, s ActionExecution, from ImageFrom, platform string) (string, error) {
+	if t, ok := h.x.giver(s, from); ok {
 		if t.Status == Successful && t.Digest != "" {
 			return t.Digest, nil
 		}

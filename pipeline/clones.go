@@ -46,7 +46,7 @@ func ownFiles(tx *db.Tx, id ExecutionID) (volume string, err error) {
 // nameFiles names the file system that an execution will have to itself, before
 // it is made. A retried one keeps the one it had.
 func nameFiles(tx *db.Tx, x *Execution) error {
-	if !x.Frozen.Concurrent {
+	if !x.ownsFiles() {
 		return nil
 	}
 	have, err := ownFiles(tx, x.ID)
@@ -58,15 +58,34 @@ func nameFiles(tx *db.Tx, x *Execution) error {
 	return err
 }
 
+// ownsFiles tells whether an execution has a file system to itself.
+func (x Execution) ownsFiles() bool { return x.Frozen.Concurrent || x.Rerun != nil }
+
+// workplace is the file system of an execution that is under way, once it is known: it
+// stays the same until the end.
+type workplace struct {
+	mu     sync.Mutex
+	volume string
+}
+
 // fileSystem is the one that the actions of the execution work in: its own, or
 // the pipeline's.
 func (h *handling) fileSystem(ctx context.Context) (volume string, err error) {
-	if !h.x.Frozen.Concurrent {
-		return h.p.base(ctx, h.x.Pipeline)
+	h.place.mu.Lock()
+	defer h.place.mu.Unlock()
+	if h.place.volume != "" {
+		return h.place.volume, nil
 	}
-	err = h.p.db.Read(ctx, func(tx *db.Tx) error { volume, err = ownFiles(tx, h.x.ID); return err })
-	if err == nil && volume == "" {
-		err = fatal("the files of execution %d are not kept any more: start it anew", h.x.Number)
+	if h.x.ownsFiles() {
+		err = h.p.db.Read(ctx, func(tx *db.Tx) error { volume, err = ownFiles(tx, h.x.ID); return err })
+		if err == nil && volume == "" {
+			err = fatal("the files of execution %d are not kept any more: start it anew", h.x.Number)
+		}
+	} else {
+		volume, err = h.p.base(ctx, h.x.Pipeline)
+	}
+	if err == nil {
+		h.place.volume = volume
 	}
 	return volume, err
 }
@@ -74,6 +93,9 @@ func (h *handling) fileSystem(ctx context.Context) (volume string, err error) {
 // promote makes the file system of a successful execution the one that the next
 // ones begin with, unless that is of one that began later.
 func promote(tx *db.Tx, x *Execution) error {
+	if x.Rerun != nil { // what it began with may be days old
+		return nil
+	}
 	own, err := ownFiles(tx, x.ID)
 	if err != nil || own == "" {
 		return err
@@ -133,11 +155,14 @@ func (c *cloning) of(volume string) bool {
 }
 
 // ownFiles makes the file system that an execution has to itself, out of that of
-// the pipeline unless it is to be empty. What an earlier look at it left is not
+// the pipeline unless it is to be empty, or out of the snapshot that it begins with. What an earlier look at it left is not
 // gone on with. of is what it is a copy of.
 func (h *handling) ownFiles(ctx context.Context, volume string) (of string, err error) {
 	if err := h.eng.Volumes().Remove(ctx, volume); err != nil {
 		return "", fmt.Errorf("make a file system for the run: %w", err)
+	}
+	if h.x.Rerun != nil {
+		return "", h.restore(ctx, volume)
 	}
 	if h.x.emptied() {
 		return "", nil
@@ -267,18 +292,23 @@ func (r *Runner) tidyFiles(ctx context.Context, id ID) error {
 	return errors.Join(errs...)
 }
 
-// TidyFiles removes the file systems that executions had to themselves and that
-// nobody needs any more: those for which a killed server had no time, and those
-// that were kept long enough.
+// TidyFiles removes the file systems that executions had to themselves and the
+// snapshots that nobody needs any more: those for which a killed server had no
+// time, and those that were kept long enough.
 func (r *Runner) TidyFiles(ctx context.Context) error {
-	var ids []ID
+	var ids, all []ID
 	err := r.p.db.Read(ctx, func(tx *db.Tx) (err error) {
-		ids, err = db.Column[ID](tx, `SELECT DISTINCT pipeline FROM pipeline_volumes`)
+		if ids, err = db.Column[ID](tx, `SELECT DISTINCT pipeline FROM pipeline_volumes`); err == nil {
+			all, err = db.Column[ID](tx, `SELECT id FROM pipelines WHERE deleted IS NULL`)
+		}
 		return err
 	})
 	errs := []error{err}
 	for _, id := range ids {
 		errs = append(errs, r.tidyFiles(ctx, id))
+	}
+	for _, id := range all {
+		errs = append(errs, r.tidySnapshots(ctx, id))
 	}
 	return errors.Join(errs...)
 }

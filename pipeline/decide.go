@@ -187,8 +187,10 @@ func (h *handling) admit(tx *db.Tx, x *Execution, s *share) (bool, error) {
 	if !slices.Contains(a.Start, x.ID) {
 		return false, nil
 	}
-	err = tx.QueryRow(`SELECT status FROM executions WHERE pipeline = ? AND id <> ? AND status IN ('SUCCESSFUL', 'FAILED') AND mode <> 'LOCAL'
+	if x.Rerun == nil { // else it is that of the execution it goes on from
+		err = tx.QueryRow(`SELECT status FROM executions WHERE pipeline = ? AND id <> ? AND status IN ('SUCCESSFUL', 'FAILED') AND mode <> 'LOCAL'
 		ORDER BY finished DESC LIMIT 1`, x.Pipeline, x.ID).Scan(&x.Previous)
+	}
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, err
 	}
@@ -305,6 +307,9 @@ func (x Execution) wants(units [][]int) string {
 
 // start marks steps as in progress.
 func start(tx *db.Tx, x *Execution, steps []int) error {
+	if err := loadSnapshots(tx, x); err != nil {
+		return err
+	}
 	for _, i := range steps {
 		s := &x.Steps[i]
 		s.Status, s.NotBefore, s.Error, s.Code = InProgress, time.Time{}, "", 0
@@ -318,6 +323,15 @@ func start(tx *db.Tx, x *Execution, steps []int) error {
 		}
 		s.Waits = nil
 		if err := saveStep(tx, *s); err != nil {
+			return err
+		}
+		if s.Snapshot != "" || s.Unkept != "" {
+			continue
+		}
+		if s.Snapshot, s.Unkept = x.before(i); s.Snapshot == "" && s.Unkept == "" {
+			s.Snapshot = "s" + newStepID()
+		}
+		if err := saveSnapshot(tx, x.ID, *s); err != nil {
 			return err
 		}
 	}

@@ -90,6 +90,9 @@ func (h *handling) try(ctx context.Context, s ActionExecution) (Result, []string
 	if err := h.makeReady(ctx, s, log); err != nil {
 		return Result{}, nil, err
 	}
+	if err := h.keepFiles(ctx, s); err != nil {
+		return Result{}, nil, err
+	}
 	v, err := h.values(ctx, s)
 	if err != nil {
 		return Result{}, nil, err

@@ -98,6 +98,9 @@ type Execution struct {
 	Notes   []string
 	Problem string
 
+	// Rerun says where the execution began; nil: with its first action.
+	Rerun *Rerun
+
 	loop      looping
 	prepared  bool // the file system is at the commit
 	undefined bool // its actions are to be read from a file; Steps are those of the last one
@@ -151,6 +154,10 @@ type ActionExecution struct {
 	Digest    string // of the image it built
 	Image     string // a name of it
 	Outputs   []Output
+
+	Snapshot string // of the file system before it began; "" if there is none
+	Unkept   string // why there is none, if it has begun
+	Carried  bool   // it was run in the execution that this one goes on from
 }
 
 // Shown is the status that is told.

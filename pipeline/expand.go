@@ -149,6 +149,12 @@ func (v *values) inline(w Variable, t tier) {
 	v.file(w.Key, keyText(w.Type, w.Value), w.FilePlace, w.FilePath, w.FileMode, w.Secret())
 }
 
+// edit gives a variable of a rerun, which holds whatever others say.
+func (v *values) edit(w Variable) {
+	delete(v.passed, w.Key)
+	v.inline(w, tierRun)
+}
+
 // pass sets what an earlier step has exported, before any place gives a value.
 func (v *values) pass(w Variable) {
 	v.set(w.Key, w.Value, w.Encrypted)

@@ -171,10 +171,10 @@ func (x Execution) sinceBase() bool {
 // working trees do not count.
 func (p *Pipelines) lastSuccess(ctx context.Context, x Execution, sameRef bool) (revision string, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
-		return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND status = 'SUCCESSFUL' AND number < ? AND revision <> '' AND mode <> 'LOCAL'
+		return tx.QueryRow(`SELECT revision FROM executions WHERE pipeline = ? AND status = 'SUCCESSFUL' AND number < ? AND rerun = 0 AND revision <> '' AND mode <> 'LOCAL'
 			AND (? OR branch = ? AND coalesce(json_extract(input, '$.Start.Tag'), '') = ?
 				AND coalesce(json_extract(input, '$.Start.PullRequest'), '') = ?)
-			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.Number, !sameRef, x.Branch, x.Tag, x.PullRequest).Scan(&revision)
+			ORDER BY number DESC LIMIT 1`, x.Pipeline, x.like(), !sameRef, x.Branch, x.Tag, x.PullRequest).Scan(&revision)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil

@@ -68,13 +68,17 @@ func (h *handling) values(ctx context.Context, s ActionExecution) (*values, erro
 		}
 	}
 	own := slices.DeleteFunc(slices.Clone(s.Action.Variables), func(w Variable) bool { return x.answers(s, w.Key) })
-	return v, h.inline(ctx, v, inlined{
+	err = h.inline(ctx, v, inlined{
 		vs: own, tier: tierInline, table: "actions", row: s.Action.ID.row(), key: int64(s.Action.ID), own: x.own,
 		now: func(tx *db.Tx) ([]Variable, error) {
 			a, err := loadAction(tx, x.Pipeline, s.Action.ID)
 			return a.Variables, err
 		},
 	})
+	if err != nil || x.Rerun == nil {
+		return v, err
+	}
+	return v, h.shown(ctx, x.edited(), "executions", x.ID.row(), x.ID, v.edit)
 }
 
 // inlined are variables in a pipeline or an action, as they were when the execution

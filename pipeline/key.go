@@ -38,9 +38,14 @@ func keyOf(by access.Actor, id ID, in Start) (*startKey, error) {
 	if in.Key == "" {
 		return nil, nil
 	}
+	return keyFor(by, id, in.Key, in)
+}
+
+// keyFor is a key with what it is asked for.
+func keyFor(by access.Actor, id ID, key string, in any) (*startKey, error) {
 	var inv project.Invalid
-	notLonger(&inv, nameMax, "Idempotency-Key", in.Key)
-	if strings.ContainsFunc(in.Key, func(r rune) bool { return r < ' ' || r > '~' }) {
+	notLonger(&inv, nameMax, "Idempotency-Key", key)
+	if strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
 		inv.Add("Idempotency-Key", "format", "must be plain characters")
 	}
 	if err := inv.Err(); err != nil {
@@ -51,7 +56,7 @@ func keyOf(by access.Actor, id ID, in Start) (*startKey, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(text)
-	return &startKey{by, id, by.Token.ID, in.Key, sum[:]}, nil
+	return &startKey{by, id, by.Token.ID, key, sum[:]}, nil
 }
 
 // row is what the sum is sealed for: without the master key nobody can try what

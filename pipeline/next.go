@@ -216,19 +216,25 @@ func Settle(s ActionExecution, r Result, now time.Time) ActionExecution {
 }
 
 // anew is an execution that Again has left with all its steps to be done again,
-// but those that were left out.
+// but those that were left out, or done in another execution. That which it began
+// with has its snapshot still.
 func anew(x Execution) Execution {
 	x.Steps = slices.Clone(x.Steps)
 	for i, s := range x.Steps {
-		if s.Status != Skipped {
-			x.Steps[i] = s.again()
+		if s.Status != Skipped && !s.Carried {
+			x.Steps[i] = x.again(i)
 		}
 	}
 	return x
 }
 
-// again is a step that is to be done again.
-func (s ActionExecution) again() ActionExecution {
+// again is a step that is to be done again. What the file system was before it is
+// not what it will be then, but for the step that the execution begins with.
+func (x Execution) again(i int) ActionExecution {
+	s := x.Steps[i]
+	if x.Rerun == nil || x.Rerun.From != i {
+		s.Snapshot, s.Unkept = "", ""
+	}
 	s.Status, s.Tries, s.Round, s.Error, s.Code, s.Digest, s.Image = Initial, 0, 0, "", 0, "", ""
 	s.NotBefore, s.Started, s.Finished, s.Waits = time.Time{}, time.Time{}, time.Time{}, nil
 	s.Held, s.Approved, s.Approver, s.Asking, s.Given = false, time.Time{}, 0, false, time.Time{}
@@ -249,13 +255,16 @@ func Again(x Execution) Execution {
 			over := s.Status == Successful || s.Status == Skipped || s.Status == Failed && s.Action.IgnoreErrors
 			failed = failed || !over
 			unmet := s.Verdict != nil && !s.Verdict.Met
-			if chain && !broken && over || s.Status == Skipped && !unmet {
+			if chain && !broken && over || s.Status == Skipped && !unmet || s.Carried {
 				continue
 			}
+			x.Steps[i] = x.again(i)
 			if unmet {
-				s.Verdict = nil
+				x.Steps[i].Verdict = nil
 			}
-			x.Steps[i] = s.again()
+			if chain && !broken { // what was before it is of more use than what it left when it failed
+				x.Steps[i].Snapshot, x.Steps[i].Unkept = s.Snapshot, s.Unkept
+			}
 		}
 		broken = broken || chain && failed
 	}

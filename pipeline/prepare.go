@@ -39,25 +39,27 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	}
 	volume, of := h.volume, ""
 	// A retry goes on with what the actions before it have made.
-	goesOn := slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Successful })
-	if x.emptiesCache() && !goesOn {
+	goesOn := slices.ContainsFunc(x.Steps, func(s ActionExecution) bool { return s.Status == Successful && !s.Carried })
+	if x.emptiesCache() && !goesOn && x.Rerun == nil {
 		if err := h.clearBuilds(ctx); err != nil {
 			return err
 		}
 	}
 	cleared := false // but for some files
-	if x.Frozen.Concurrent && !goesOn {
+	if x.ownsFiles() && !goesOn {
 		var err error
 		if of, err = h.ownFiles(ctx, volume); err != nil {
 			return err
 		}
 	}
 	switch {
-	case goesOn && x.Frozen.Concurrent:
+	case goesOn && x.ownsFiles():
 		if _, err := h.dirs.Dir(ctx, volume); err != nil { // never an empty one in its place
 			return fatal("open the files of execution %d, to go on where it ended: start it anew: %w", x.Number, err)
 		}
 	case goesOn:
+	case x.Rerun != nil:
+		say(fmt.Sprintf("The file system is as it was before this action in execution %d", x.Rerun.Of))
 	case x.emptied():
 		say("Starting with an empty file system")
 		if err := h.removeFiles(ctx, volume); err != nil {
@@ -79,7 +81,7 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 	if err != nil {
 		return fmt.Errorf("open the file system of the pipeline: %w", err)
 	}
-	if x.Commit != nil {
+	if x.Commit != nil && x.Rerun == nil { // what it begins with is not only the commit
 		fresh, err := isEmpty(dir)
 		if err != nil {
 			return fmt.Errorf("open the file system of the pipeline: %w", err)

@@ -59,7 +59,7 @@ func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 	rows, err := tx.Query(`SELECT id, pipeline, waiting, wants, runs, builds, priority, queued, number, no_skip, concurrent,
 		started IS NOT NULL, branch, coalesce(json_extract(input, '$.Start.Tag'), ''),
 		coalesce(json_extract(input, '$.Start.PullRequest'), ''), waits,
-		coalesce(nullif(json_extract(input, '$.Loop.First'), ''), id) FROM executions
+		coalesce(nullif(json_extract(input, '$.Loop.First'), ''), id), rerun FROM executions
 		WHERE status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')`)
 	if err != nil {
 		return Admission{}, err
@@ -75,7 +75,7 @@ func (p *Pipelines) admission(tx *db.Tx) (Admission, error) {
 		var wants, tag, pull, waited string
 		var queued int64
 		if err := rows.Scan(&w.ID, &w.Pipeline, &waiting, &wants, &slots.Runs, &slots.Builds, &w.Priority, &queued, &w.Number,
-			&w.NoSkip, &w.Concurrent, &w.Begun, &w.Ref, &tag, &pull, &waited, &w.Start); err != nil {
+			&w.NoSkip, &w.Concurrent, &w.Begun, &w.Ref, &tag, &pull, &waited, &w.Start, &w.Rerun); err != nil {
 			return Admission{}, err
 		}
 		w.Queued = microTime(queued)

@@ -97,6 +97,8 @@ type handling struct {
 	share   share
 	project project.Project
 	ready   *readiness
+	place   *workplace
+	kept    *keeping
 	changed *atomic.Pointer[source.Changelog] // by the commit; nil: not looked at yet
 	resumed bool                              // it was under way when this handler got it
 	log     *slog.Logger
@@ -141,7 +143,7 @@ type turn struct {
 // Handle brings an execution on, as far as it goes without waiting for anything
 // but its actions.
 func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, err error) {
-	h := &handling{Runner: r, lease: lease, ready: newReadiness(), changed: new(atomic.Pointer[source.Changelog]), log: slog.With("room", "pipeline", "execution", lease.ID)}
+	h := &handling{Runner: r, lease: lease, ready: newReadiness(), place: &workplace{}, kept: &keeping{}, changed: new(atomic.Pointer[source.Changelog]), log: slog.With("room", "pipeline", "execution", lease.ID)}
 	news, stop := r.p.db.Watch(newsTopic(ExecutionID(lease.ID)))
 	defer stop()
 	err = r.p.db.Read(ctx, func(tx *db.Tx) error {
@@ -223,7 +225,7 @@ func (h *handling) advance(ctx context.Context, done *settled) (t turn, err erro
 	if x.Status.Ended() && h.resumed {
 		h.clean()
 	}
-	if x.Status.Ended() && x.Frozen.Concurrent {
+	if x.Status.Ended() {
 		h.cleanFiles()
 	}
 	return t, nil
@@ -329,11 +331,16 @@ func (h *handling) clean() {
 	}
 }
 
-// cleanFiles removes the file systems of the pipeline's runs that nobody needs
-// now.
+// cleanFiles removes the file systems of the pipeline's runs and the snapshots that
+// nobody needs now.
 func (h *handling) cleanFiles() {
 	h.tidy.Go(func() {
-		if err := h.tidyFiles(context.Background(), h.x.Pipeline); err != nil {
+		ctx := context.Background()
+		err := h.tidySnapshots(ctx, h.x.Pipeline)
+		if h.x.ownsFiles() {
+			err = errors.Join(err, h.tidyFiles(ctx, h.x.Pipeline))
+		}
+		if err != nil {
 			h.log.Warn("remove the files of runs", "error", err) // the hourly look takes them
 		}
 	})

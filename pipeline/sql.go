@@ -15,7 +15,7 @@ const pipelineColumns = `p.id, p.project, p.workspace, p.name, p.identifier, p.s
 	COALESCE((SELECT CASE WHEN e.held = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_APPLY'
 		WHEN e.asking = 1 AND e.status = 'INPROGRESS' THEN 'WAITING_FOR_VARIABLES' ELSE e.status END FROM executions e
 		WHERE e.pipeline = p.id AND e.mode <> 'LOCAL' ORDER BY e.number DESC LIMIT 1), 'INITIAL'),
-	COALESCE((SELECT e.revision FROM executions e WHERE e.pipeline = p.id AND e.status = 'SUCCESSFUL' AND e.mode <> 'LOCAL'
+	COALESCE((SELECT e.revision FROM executions e WHERE e.pipeline = p.id AND e.status = 'SUCCESSFUL' AND e.rerun = 0 AND e.mode <> 'LOCAL'
 		ORDER BY e.number DESC LIMIT 1), '')`
 
 type scanner interface{ Scan(...any) error }
@@ -153,6 +153,7 @@ type input struct {
 	Loop   looping `json:",omitzero"`
 	Commit *commitRow
 	From   *commitRow
+	Rerun  *Rerun `json:",omitempty"`
 }
 
 // frozen is a pipeline as it was when an execution was started.
@@ -201,7 +202,7 @@ func scanExecution(row scanner) (Execution, error) {
 		return x, fmt.Errorf("execution %s in the store: %w", x.ID, err)
 	}
 	x.Created, x.Started, x.Finished = db.Time(created), db.Time(start), db.Time(end)
-	x.Twin, x.loop, x.Delayed, x.Queued = in.Twin, in.Loop, db.Time(delayed), db.Time(queued)
+	x.Twin, x.Rerun, x.loop, x.Delayed, x.Queued = in.Twin, in.Rerun, in.Loop, db.Time(delayed), db.Time(queued)
 	x.CancelledBy, x.Cancelled = cancelledBy.Int64, db.Time(cancel)
 	x.Branch, x.Tag, x.PullRequest, x.Head = in.Start.Branch, in.Start.Tag, in.Start.PullRequest, in.Start.Head
 	x.Base, x.Fork = in.Start.Base, in.Start.Fork
@@ -219,7 +220,7 @@ func scanExecution(row scanner) (Execution, error) {
 
 func loadSteps(tx *db.Tx, x *Execution) error {
 	rows, err := tx.Query(`SELECT s.id, s.idx, s.status, s.attempt, s.tries, s.not_before, s.started, s.finished, s.error, s.code, s.digest, s.image,
-		s.round, s.verdict, s.waits, s.held, s.approved, coalesce(s.approver, 0), s.asking, s.given, o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
+		s.round, s.verdict, s.waits, s.held, s.approved, coalesce(s.approver, 0), s.asking, s.given, s.snapshot, s.unkept, s.carried, o.variables FROM action_executions s LEFT JOIN action_outputs o ON o.id = s.id WHERE s.execution = ? ORDER BY s.idx`, x.ID)
 	if err != nil {
 		return err
 	}
@@ -230,7 +231,7 @@ func loadSteps(tx *db.Tx, x *Execution) error {
 		var outputs []byte
 		var verdict, waits string
 		if err := rows.Scan(&s.ID, &s.Index, &s.Status, &s.Attempt, &s.Tries, &before, &start, &end,
-			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &s.Held, &approved, &s.Approver, &s.Asking, &given, &outputs); err != nil {
+			&s.Error, &s.Code, &s.Digest, &s.Image, &s.Round, &verdict, &waits, &s.Held, &approved, &s.Approver, &s.Asking, &given, &s.Snapshot, &s.Unkept, &s.Carried, &outputs); err != nil {
 			return err
 		}
 		if s.Verdict, err = readVerdict(verdict); err != nil {

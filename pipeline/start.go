@@ -342,7 +342,7 @@ func insertExecution(tx *db.Tx, x *Execution, in Start, actions []Action) error 
 	if x.Twin, err = twins(tx, x.Project, x.Created); err != nil {
 		return err
 	}
-	input, err := json.Marshal(input{Start: in, Twin: x.Twin, Loop: x.loop, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
+	input, err := json.Marshal(input{Start: in, Twin: x.Twin, Loop: x.loop, Rerun: x.Rerun, Commit: toCommitRow(x.Commit), From: toCommitRow(x.From)})
 	if err != nil {
 		return err
 	}
@@ -503,7 +503,7 @@ func (p *Pipelines) again(tx *db.Tx, x Execution) error {
 		return err
 	}
 	x = Again(x)
-	if x.Frozen.Concurrent {
+	if x.ownsFiles() {
 		own, err := ownFiles(tx, x.ID)
 		if err != nil {
 			return err
@@ -513,7 +513,7 @@ func (p *Pipelines) again(tx *db.Tx, x Execution) error {
 		}
 	}
 	for _, s := range x.Steps {
-		if err := saveStep(tx, s); err != nil {
+		if err := errors.Join(saveStep(tx, s), saveSnapshot(tx, x.ID, s)); err != nil {
 			return err
 		}
 	}

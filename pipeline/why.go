@@ -31,6 +31,7 @@ const (
 	WhyCancelled    = "CANCELLED"          // the execution was cancelled before its turn
 	WhyNoApproval   = "NO_APPROVAL"        // it is for a wait for approval, and there was none
 	WhySuperseded   = "SUPERSEDED"         // a newer execution was run instead
+	WhyCarried      = "CARRIED_OVER"       // it was run in the execution that this one goes on from
 )
 
 // refuses says why the stage of an action is not one that is run; "" if it is.
@@ -93,6 +94,8 @@ func (x Execution) Why(i int) Why {
 	s := x.Steps[i]
 	v := s.Verdict
 	switch {
+	case s.Carried:
+		return Why{WhyCarried, fmt.Sprintf("what became of it in execution %d is taken over: this one begins with an action after it, or beside it", x.Rerun.Of)}
 	case s.Status == Enqueued || s.Status == Initial && !x.Status.Ended():
 		return x.comes(s)
 	case !s.Started.IsZero():

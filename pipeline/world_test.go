@@ -224,3 +224,15 @@ func engineID(x Execution, step, attempt int) string {
 	s.Attempt = attempt
 	return h.engineID(s)
 }
+
+// atomicError is an error that a test changes while others ask for it.
+type atomicError struct{ at atomic.Pointer[error] }
+
+func (a *atomicError) set(err error) { a.at.Store(&err) }
+
+func (a *atomicError) get() error {
+	if p := a.at.Load(); p != nil {
+		return *p
+	}
+	return nil
+}

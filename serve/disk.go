@@ -69,11 +69,14 @@ type disk struct {
 	log     *slog.Logger
 	kept    atomic.Bool // the reserve is there
 	cannot  bool        // this file system knows no reserve
+	// low is signalled when nothing new is taken any more, and each minute from
+	// then on: what is only of some use is dropped before anything is ended.
+	low chan struct{}
 }
 
 // openDisk finds or makes the reserve.
 func openDisk(dir string, percent int, log *slog.Logger) *disk {
-	d := &disk{dir: dir, percent: percent, log: log}
+	d := &disk{dir: dir, percent: percent, log: log, low: make(chan struct{}, 1)}
 	if s, err := d.look(); err == nil {
 		st, err := os.Stat(d.file())
 		d.kept.Store(err == nil && st.Size() == s.reserve())
@@ -123,14 +126,33 @@ func (d *disk) watch(ctx context.Context, end func(error) int) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var sp spell
+	var told time.Time
 	for {
-		sp = d.tend(sp, time.Now(), end)
+		now := time.Now()
+		told = d.tell(told, now)
+		sp = d.tend(sp, now, end)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// tell signals that the disk is low, if that was not told just before, and gives
+// when it was told.
+func (d *disk) tell(told, now time.Time) time.Time {
+	switch {
+	case d.room() == nil:
+		return time.Time{}
+	case now.Sub(told) < time.Minute:
+		return told
+	}
+	select {
+	case d.low <- struct{}{}:
+	default:
+	}
+	return now
 }
 
 // tend is one look in a spell, and gives what is known of it then. The reserve

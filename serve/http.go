@@ -17,6 +17,7 @@ import (
 	"slipway/api/buddy"
 	"slipway/api/mittwald"
 	"slipway/api/native"
+	"slipway/pipeline"
 )
 
 // handler mounts everything that is served on --listen.
@@ -32,7 +33,7 @@ func (s *Server) handler() *api.Server {
 		Server: native.Server{
 			Version: s.version.Version, PublicURL: s.cfg.PublicURL, IngressHTTP: s.cfg.IngressHTTP, IngressHTTPS: s.cfg.IngressHTTPS, Domain: s.cfg.Domain,
 		},
-		Access: s.access, Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Check: s.check, Going: s.going,
+		Access: s.access, Projects: s.projects, Images: s.images, Events: s.events, Pipelines: s.pipelines, Reruns: pipeline.NewReruns(s.pipelines, s.engine), Check: s.check, Going: s.going,
 		Code: native.Code{Dialect: buddy.Name, Read: buddy.ReadYAML, Write: buddy.WriteYAML},
 	}).Dialect())
 	// Images and mittwald share /v2; shapes of the registry go first.

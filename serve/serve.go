@@ -337,6 +337,10 @@ func (s *Server) keepHouse(ctx context.Context) error {
 			select {
 			case <-t.C:
 				hour = true
+			case <-s.disk.low:
+				if err := s.runner.TidyFiles(ctx); err != nil && ctx.Err() == nil {
+					s.log.Warn("drop what is only of some use", "err", err)
+				}
 			case <-gone:
 				if err := s.sweep(ctx, "pipeline/"); err != nil && ctx.Err() == nil {
 					s.log.Warn("sweep pipelines", "err", err)

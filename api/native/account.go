@@ -28,6 +28,7 @@ type account struct {
 	Finished   any             `json:"finished"`
 	Conditions *conditions     `json:"conditions"`
 	Waits      []wait          `json:"waits"`
+	Rerun      *rerunOf        `json:"rerun"`
 	Actions    []stepAccount   `json:"actions"`
 }
 
@@ -43,7 +44,32 @@ type stepAccount struct {
 	Started    any             `json:"started"`
 	Finished   any             `json:"finished"`
 	Error      any             `json:"error"`
+	Snapshot   *snapshot       `json:"snapshot"`
 	Tries      []try           `json:"tries"`
+}
+
+// rerunOf says where an execution has begun that goes on from another one.
+type rerunOf struct {
+	Of   int64 `json:"of"`
+	From any   `json:"from"`
+}
+
+// snapshot tells whether an execution can be begun with an action.
+type snapshot struct {
+	Kept  bool `json:"kept"`
+	Until any  `json:"until"`
+	Why   any  `json:"why"`
+}
+
+// fromSnapshot is nil as long as an action has not begun.
+func fromSnapshot(x pipeline.Execution, s pipeline.ActionExecution) *snapshot {
+	switch {
+	case s.Carried:
+		return &snapshot{Why: fmt.Sprintf("it was run in execution %d", x.Rerun.Of)}
+	case s.Snapshot == "" && s.Unkept == "":
+		return nil
+	}
+	return &snapshot{Kept: s.Snapshot != "", Until: api.Time(x.SnapshotsEnd()), Why: text(s.Unkept)}
 }
 
 type why struct {
@@ -191,11 +217,11 @@ func fromTry(t pipeline.Try) try {
 	return out
 }
 
-func fromStep(x pipeline.ExecutionID, s pipeline.StepAccount) stepAccount {
+func fromStep(x pipeline.Execution, s pipeline.StepAccount) stepAccount {
 	a := stepAccount{
-		ID: s.ID, Execution: string(x), Action: int64(s.Action.ID), Name: s.Action.Name, Status: s.Shown(), Why: why{s.Why.Word, s.Why.Text},
+		ID: s.ID, Execution: string(x.ID), Action: int64(s.Action.ID), Name: s.Action.Name, Status: s.Shown(), Why: why{s.Why.Word, s.Why.Text},
 		Conditions: fromVerdict(s.Verdict), Waits: fromWaits(s.Waits), Started: api.Time(s.Started), Finished: api.Time(s.Finished),
-		Error: text(s.Error), Tries: []try{},
+		Error: text(s.Error), Snapshot: fromSnapshot(x, s.ActionExecution), Tries: []try{},
 	}
 	for _, t := range s.Tries {
 		a.Tries = append(a.Tries, fromTry(t))
@@ -230,7 +256,12 @@ func (h *Handlers) account(w http.ResponseWriter, r *http.Request, by access.Act
 	if err != nil {
 		return err
 	}
-	a, err := h.Pipelines.Account(r.Context(), by, x.ID)
+	return h.tell(w, r, by, http.StatusOK, x.ID)
+}
+
+// tell gives the account of an execution.
+func (h *Handlers) tell(w http.ResponseWriter, r *http.Request, by access.Actor, status int, id pipeline.ExecutionID) error {
+	a, err := h.Pipelines.Account(r.Context(), by, id)
 	if err != nil {
 		return err
 	}
@@ -240,9 +271,15 @@ func (h *Handlers) account(w http.ResponseWriter, r *http.Request, by access.Act
 		Actions: []stepAccount{},
 	}
 	for _, s := range a.Steps {
-		out.Actions = append(out.Actions, fromStep(a.ID, s))
+		out.Actions = append(out.Actions, fromStep(a.Execution, s))
+		if a.Rerun != nil && a.Rerun.From == s.Index {
+			out.Rerun = &rerunOf{a.Rerun.Of, s.ID}
+		}
 	}
-	return api.JSON(w, http.StatusOK, out)
+	if a.Rerun != nil && out.Rerun == nil { // an action that is not seen
+		out.Rerun = &rerunOf{Of: a.Rerun.Of}
+	}
+	return api.JSON(w, status, out)
 }
 
 func (h *Handlers) stepAccount(w http.ResponseWriter, r *http.Request, by access.Actor) error {
@@ -250,5 +287,5 @@ func (h *Handlers) stepAccount(w http.ResponseWriter, r *http.Request, by access
 	if err != nil {
 		return err
 	}
-	return api.JSON(w, http.StatusOK, fromStep(x.ID, s))
+	return api.JSON(w, http.StatusOK, fromStep(x.Execution, s))
 }

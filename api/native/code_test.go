@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	w.Engine.Publish("docker.io/library/busybox:latest", w.Engine.Image("true"))
 	s := api.NewServer(w.Access, api.Options{})
 	s.Mount((&Handlers{
-		Projects: w.Projects, Pipelines: w.pipelines, Code: Code{buddy.Name, buddy.ReadYAML, buddy.WriteYAML},
+		Projects: w.Projects, Pipelines: w.pipelines, Reruns: pipeline.NewReruns(w.pipelines, w.Engine), Code: Code{buddy.Name, buddy.ReadYAML, buddy.WriteYAML},
 	}).Dialect())
 	w.h = s
 	return w

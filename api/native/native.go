@@ -44,6 +44,7 @@ type Handlers struct {
 	Images    *image.Images
 	Events    *event.Outbox
 	Pipelines *pipeline.Pipelines
+	Reruns    *pipeline.Reruns
 	Code      Code
 	Check     func(context.Context) error
 	// Going is closed when the server is to end: who waits for events waits no
@@ -63,6 +64,7 @@ func (h *Handlers) Dialect() api.Dialect {
 			"GET " + projectPath + "/pipelines/{pipeline}/yaml": h.exportOne,
 			"GET " + executionPath:                              h.account,
 			"POST " + localPath:                                 h.runLocal,
+			"POST " + executionPath + "/rerun":                  h.rerun,
 			"GET " + Prefix + "/actions/{step}":                 h.stepAccount,
 			"GET " + Prefix + "/server":                         h.server,
 			"POST " + Prefix + "/images:load":                   h.loadImages,

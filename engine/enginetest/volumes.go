@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,7 @@ func (s *suite) volumes(t *testing.T) {
 	})
 	s.hostile(t, owner)
 	s.clones(t, owner)
+	s.snapshots(t)
 }
 
 // hostile puts tars that try to write outside of the volume.
@@ -162,6 +164,126 @@ func (s *suite) clones(t *testing.T, owner engine.Owner) {
 		}
 		if err := c.Clone(t.Context(), "never-made", s.id("clone"), owner); !errdefs.IsNotFound(err) {
 			t.Errorf("of one that is not there: %v", err)
+		}
+	})
+}
+
+func (s *suite) snapshots(t *testing.T) {
+	if _, ok := s.Engine.(engine.Snapshotter); !ok {
+		return
+	}
+	keeper := func() engine.Snapshotter { return s.Engine.(engine.Snapshotter) }
+	owner := engine.Owner("pipeline/77003")
+	defer func() { _ = s.Engine.Remove(t.Context(), owner) }()
+	put := func(v string, files map[string][]byte) {
+		t.Helper()
+		s.ok(t, s.Engine.Volumes().Put(t.Context(), v, "/", bytes.NewReader(Tar(t, nil, nil, files))))
+	}
+	snap := func(id, v string) engine.Snapshot {
+		t.Helper()
+		k, err := keeper().Snapshot(t.Context(), owner, id, v, engine.SnapshotBounds{})
+		s.ok(t, err)
+		return k
+	}
+	restored := func(id string) string {
+		t.Helper()
+		to := s.id("restored")
+		s.ok(t, keeper().Restore(t.Context(), owner, id, to))
+		return to
+	}
+	t.Run("a snapshot stays as the volume was", func(t *testing.T) {
+		v, id := s.volume(t, owner), s.id("s")
+		s.ok(t, s.Engine.Volumes().Put(t.Context(), v, "/", bytes.NewReader(Tar(t, nil, map[string]string{"l": "a"}, map[string][]byte{"a": []byte("one"), "d/e": []byte("two")}))))
+		if k := snap(id, v); k.Files != 4 || k.Size != 6 || k.Added != 6 {
+			t.Errorf("it is told as %+v", k)
+		}
+		put(v, map[string][]byte{"a": []byte("other"), "new": []byte("three")})
+		snap(id, v) // once more: it stays
+		s.reopen(t)
+		to := restored(id)
+		if s.file(t, to, "a") != "one" || s.file(t, to, "d/e") != "two" || s.file(t, to, "new") != "" {
+			t.Error("it does not have what was there")
+		}
+		r, err := s.Engine.Volumes().Get(t.Context(), to, "/")
+		s.ok(t, err)
+		defer r.Close()
+		if all := entries(t, r); all["l"] != "-> a" {
+			t.Errorf("it has %v", all)
+		}
+		put(to, map[string][]byte{"d/e": []byte("mine")})
+		if again := restored(id); s.file(t, again, "d/e") != "two" {
+			t.Error("a write to what was restored is in the snapshot")
+		}
+		if err := keeper().Restore(t.Context(), owner, id, to); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("onto one that is there: %v", err)
+		}
+	})
+	t.Run("what others have is not kept twice", func(t *testing.T) {
+		v, one, two, three := s.volume(t, owner), s.id("s"), s.id("s"), s.id("s")
+		put(v, map[string][]byte{"a": []byte("a first text"), "b": []byte("a second one")})
+		snap(one, v)
+		if k := snap(two, v); k.Added != 0 || k.Size != 24 {
+			t.Errorf("nothing was changed, and it is told as %+v", k)
+		}
+		put(v, map[string][]byte{"a": []byte("another")})
+		if k := snap(three, v); k.Added != 7 || k.Size != 19 {
+			t.Errorf("one was changed, and it is told as %+v", k)
+		}
+		s.ok(t, keeper().DropSnapshots(t.Context(), owner, one, two, "never-made"))
+		if got := s.file(t, restored(three), "b"); got != "a second one" {
+			t.Errorf("with the others dropped it has %q", got)
+		}
+		if err := keeper().Restore(t.Context(), owner, two, s.id("v")); !errdefs.IsNotFound(err) {
+			t.Errorf("one that was dropped: %v", err)
+		}
+		l, err := keeper().Snapshots(t.Context(), owner)
+		s.ok(t, err)
+		if !slices.Contains(l, three) || slices.Contains(l, one) || slices.Contains(l, two) {
+			t.Errorf("there are %v", l)
+		}
+	})
+	t.Run("bounds", func(t *testing.T) {
+		v, id := s.volume(t, owner), s.id("s")
+		put(v, map[string][]byte{"x": []byte("something of length"), "y": []byte("and more of it")})
+		for _, most := range []engine.SnapshotBounds{{Files: 1}, {Added: 20}} {
+			if _, err := keeper().Snapshot(t.Context(), owner, id, v, most); !errdefs.IsResourceExhausted(err) {
+				t.Errorf("%+v: %v", most, err)
+			}
+		}
+		if err := keeper().Restore(t.Context(), owner, id, s.id("v")); !errdefs.IsNotFound(err) {
+			t.Errorf("of it there is something: %v", err)
+		}
+		if k, err := keeper().Snapshot(t.Context(), owner, id, v, engine.SnapshotBounds{Files: 2, Added: 33}); err != nil || k.Added != 33 {
+			t.Errorf("just enough: %+v %v", k, err)
+		}
+	})
+	t.Run("of nothing", func(t *testing.T) {
+		if _, err := keeper().Snapshot(t.Context(), owner, s.id("s"), "never-made", engine.SnapshotBounds{}); !errdefs.IsNotFound(err) {
+			t.Errorf("of a volume that is not there: %v", err)
+		}
+		if _, err := keeper().Snapshot(t.Context(), owner, "", s.volume(t, owner), engine.SnapshotBounds{}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("without an id: %v", err)
+		}
+		other := engine.Owner("pipeline/77004")
+		if l, err := keeper().Snapshots(t.Context(), other); err != nil || len(l) != 0 {
+			t.Errorf("of who has none: %v %v", l, err)
+		}
+		s.ok(t, keeper().DropSnapshots(t.Context(), other, "never-made"))
+		v := s.volume(t, other)
+		_, err := keeper().Snapshot(t.Context(), other, "its", v, engine.SnapshotBounds{})
+		s.ok(t, err)
+		if err := keeper().Restore(t.Context(), owner, "its", s.id("v")); !errdefs.IsNotFound(err) {
+			t.Errorf("that of another owner: %v", err)
+		}
+		s.ok(t, s.Engine.Volumes().Remove(t.Context(), v))
+		all, err := s.Engine.Owners(t.Context())
+		s.ok(t, err)
+		if !slices.Contains(all, other) {
+			t.Error("who has snapshots alone is no owner")
+		}
+		s.ok(t, s.Engine.Remove(t.Context(), other))
+		if err := keeper().Restore(t.Context(), other, "its", s.id("v")); !errdefs.IsNotFound(err) {
+			t.Errorf("its owner was removed: %v", err)
 		}
 	})
 }

@@ -41,6 +41,7 @@ type world struct {
 	instances map[string]*instance
 	started   int // counts instances: their order and their addresses
 	volumes   map[string]engine.Owner
+	kept      map[engine.Owner]map[string]kept // snapshots, by id
 	nets      []string
 	blobs     map[string]*blob
 	uploads   map[string]*upload
@@ -87,7 +88,7 @@ func New(t testing.TB, dir string) *Engine {
 	}
 	w := &world{
 		t: t, dir: dir,
-		runs: map[string]*proc{}, instances: map[string]*instance{}, volumes: map[string]engine.Owner{},
+		runs: map[string]*proc{}, instances: map[string]*instance{}, volumes: map[string]engine.Owner{}, kept: map[engine.Owner]map[string]kept{},
 		blobs: map[string]*blob{}, uploads: map[string]*upload{}, holds: map[string]string{},
 		remotes: map[string]string{}, hosts: map[string]*host{}, caches: map[string]map[engine.Owner]map[string]step{},
 		builds: map[string]engine.BuildSpec{}, gates: map[string]*gate{}, fail: map[string][]error{},
@@ -232,6 +233,11 @@ func (e *Engine) Owners(ctx context.Context) ([]engine.Owner, error) {
 		}
 	}
 	delete(set, "")
+	for o, k := range e.w.kept {
+		if len(k) > 0 {
+			set[o] = true
+		}
+	}
 	var out []engine.Owner
 	for o := range set {
 		out = append(out, o)
@@ -275,6 +281,7 @@ func (e *Engine) Remove(ctx context.Context, owner engine.Owner) error {
 			e.w.notify(owner)
 		}
 	}
+	delete(e.w.kept, owner)
 	var errs []error
 	for id, o := range e.w.volumes {
 		if o == owner {

@@ -2,14 +2,17 @@ package fake
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -277,6 +280,109 @@ func (e *Engine) Clone(ctx context.Context, from, to string, owner engine.Owner)
 		return err
 	}
 	return volumes{e}.Put(ctx, to, "/", r)
+}
+
+// kept is a snapshot: a tar of what was in the volume, with what it had.
+type kept struct {
+	tar      []byte
+	contents []string // of its files
+	told     engine.Snapshot
+}
+
+// Snapshot implements engine.Snapshotter.
+func (e *Engine) Snapshot(ctx context.Context, owner engine.Owner, id, volume string, most engine.SnapshotBounds) (engine.Snapshot, error) {
+	if err := e.call(ctx, "Snapshot", id, volume); err != nil {
+		return engine.Snapshot{}, fmt.Errorf("snapshot of volume %s: %w", volume, err)
+	}
+	if id == "" || id != filepath.Base(id) || strings.HasPrefix(id, ".") {
+		return engine.Snapshot{}, fmt.Errorf("snapshot %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	r, err := volumes{e}.Get(ctx, volume, "/")
+	if err != nil {
+		return engine.Snapshot{}, err
+	}
+	defer r.Close()
+	var k kept
+	if k.tar, err = io.ReadAll(r); err != nil {
+		return engine.Snapshot{}, err
+	}
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	if have, ok := e.w.kept[owner][id]; ok {
+		return have.told, nil
+	}
+	known := map[string]bool{}
+	for _, o := range e.w.kept[owner] {
+		for _, c := range o.contents {
+			known[c] = true
+		}
+	}
+	t := tar.NewReader(bytes.NewReader(k.tar))
+	for h, err := t.Next(); err == nil; h, err = t.Next() {
+		b, err := io.ReadAll(t)
+		if err != nil {
+			return engine.Snapshot{}, err
+		}
+		if k.told.Files++; h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if !known[string(b)] {
+			k.told.Added += h.Size
+		}
+		known[string(b)], k.told.Size, k.contents = true, k.told.Size+h.Size, append(k.contents, string(b))
+	}
+	if most.Files > 0 && k.told.Files > most.Files || most.Added > 0 && k.told.Added > most.Added {
+		return engine.Snapshot{}, fmt.Errorf("snapshot of volume %s: it is more than %d files or %d bytes: %w", volume, most.Files, most.Added, errdefs.ErrResourceExhausted)
+	}
+	if e.w.kept[owner] == nil {
+		e.w.kept[owner] = map[string]kept{}
+	}
+	e.w.kept[owner][id] = k
+	return k.told, nil
+}
+
+// Restore implements engine.Snapshotter.
+func (e *Engine) Restore(ctx context.Context, owner engine.Owner, id, volume string) error {
+	if err := e.call(ctx, "Restore", id, volume); err != nil {
+		return fmt.Errorf("restore snapshot %s: %w", id, err)
+	}
+	e.w.mu.Lock()
+	k, ok := e.w.kept[owner][id]
+	_, there := e.w.volumes[volume]
+	e.w.mu.Unlock()
+	if there {
+		return fmt.Errorf("restore snapshot %s: volume %s: %w", id, volume, errdefs.ErrAlreadyExists)
+	}
+	if !ok {
+		return fmt.Errorf("restore snapshot %s: %w", id, errdefs.ErrNotFound)
+	}
+	if err := (volumes{e}).Ensure(ctx, volume, owner); err != nil {
+		return err
+	}
+	return volumes{e}.Put(ctx, volume, "/", bytes.NewReader(k.tar))
+}
+
+// Snapshots implements engine.Snapshotter.
+func (e *Engine) Snapshots(ctx context.Context, owner engine.Owner) (l []string, err error) {
+	if err := e.call(ctx, "Snapshots", string(owner)); err != nil {
+		return nil, err
+	}
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.w.kept[owner])), nil
+}
+
+// DropSnapshots implements engine.Snapshotter.
+func (e *Engine) DropSnapshots(ctx context.Context, owner engine.Owner, ids ...string) error {
+	if err := e.call(ctx, "DropSnapshots", ids...); err != nil {
+		return err
+	}
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	for _, id := range ids {
+		delete(e.w.kept[owner], id)
+	}
+	return nil
 }
 
 // Dir implements engine.Directories.

@@ -89,6 +89,7 @@ type Engine struct {
 	views    views
 	runs     runs
 	services services
+	chests   chests
 	builder  *builder // see build.go
 
 	closing   atomic.Bool
@@ -132,7 +133,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 			err = errors.Join(fmt.Errorf("engine: %w", err), e.Close())
 		}
 	}()
-	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("volumes")} {
+	for _, d := range []string{e.dir, e.path("bin"), e.path("runs"), e.path("layers"), e.path("volumes"), e.path("snapshots")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}

@@ -30,7 +30,11 @@ func (e *Engine) Owners(context.Context) ([]engine.Owner, error) {
 	for _, v := range list {
 		seen[v.Owner] = true
 	}
-	for _, o := range e.shelfOwners() {
+	kept, err := e.chestOwners()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range append(kept, e.shelfOwners()...) {
 		seen[o] = true
 	}
 	var l []engine.Owner
@@ -54,7 +58,7 @@ func (e *Engine) Remove(ctx context.Context, owner engine.Owner) error {
 			err = errors.Join(err, volumes{e}.Remove(ctx, v.ID))
 		}
 	}
-	err = errors.Join(err, e.builder.removeShelves(owner))
+	err = errors.Join(err, e.builder.removeShelves(owner), e.dropChest(owner))
 	e.notify(owner)
 	return wrap("remove", string(owner), err)
 }
