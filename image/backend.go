@@ -104,12 +104,17 @@ func unknownManifest(err error, what string) error {
 	return err
 }
 
-// manifest finds a manifest of the repository; of one that was only tagged yet
-// everything is found out first.
+// manifest finds a manifest of the repository that is in reach.
 func (b *backend) manifest(ctx context.Context, d string) (m manifest, err error) {
+	return b.known(ctx, d, reachManifest)
+}
+
+// known finds a manifest of the repository in one way; of one that was only tagged
+// yet everything is found out first.
+func (b *backend) known(ctx context.Context, d string, look func(tx *db.Tx, repo int64, digest string) (manifest, error)) (m manifest, err error) {
 	find := func() error {
 		return b.i.db.Read(ctx, func(tx *db.Tx) error {
-			m, err = findManifest(tx, b.repo.id, d)
+			m, err = look(tx, b.repo.id, d)
 			return err
 		})
 	}
@@ -230,12 +235,12 @@ func (b *backend) Tags(context.Context, string, string) iter.Seq2[string, error]
 // nothing came yet is not known.
 func (b *backend) tags(ctx context.Context, after string) (list []string, err error) {
 	err = b.i.db.Read(ctx, func(tx *db.Tx) (err error) {
-		list, err = db.Column[string](tx, `SELECT tag FROM image_tags WHERE repository = ? AND tag > ? ORDER BY tag`, b.repo.id, after)
+		list, err = db.Column[string](tx, `SELECT tag FROM image_tags t WHERE repository = ? AND tag > ? AND `+living+` ORDER BY tag`, b.repo.id, after)
 		if len(list) > 0 || err != nil {
 			return err
 		}
 		var n int
-		if err := tx.QueryRow(`SELECT COUNT(*) FROM image_manifests WHERE repository = ?`, b.repo.id).Scan(&n); err != nil || n > 0 {
+		if err := tx.QueryRow(`SELECT COUNT(*) FROM image_manifests m WHERE repository = ? AND `+anchor, b.repo.id).Scan(&n); err != nil || n > 0 {
 			return err
 		}
 		return ociregistry.NewError(fmt.Sprintf("repository %s is not known", b.repo.Name), ociregistry.ErrNameUnknown.Code(), nil)
@@ -268,7 +273,11 @@ func (b *backend) writeReferrers(w http.ResponseWriter, r *http.Request, d strin
 	err := b.i.db.Read(r.Context(), func(tx *db.Tx) error {
 		all, err := findManifests(tx, `repository = ? AND subject = ?`, b.repo.id, d)
 		for _, m := range all {
-			if kind == "" || kind == m.artifactType {
+			is, err := inReach(tx, b.repo.id, m.digest)
+			if err != nil {
+				return err
+			}
+			if is && (kind == "" || kind == m.artifactType) {
 				desc := m.descriptor()
 				desc.ArtifactType, desc.Annotations = m.artifactType, m.annotations
 				idx.Manifests = append(idx.Manifests, desc)
@@ -314,7 +323,7 @@ func (b *backend) DeleteBlob(ctx context.Context, _ string, d ociregistry.Digest
 // DeleteManifest removes a manifest with its tags.
 func (b *backend) DeleteManifest(ctx context.Context, _ string, d ociregistry.Digest) error {
 	err := b.i.db.Write(ctx, func(tx *db.Tx) error {
-		if _, err := findManifest(tx, b.repo.id, d.String()); err != nil {
+		if _, err := reachManifest(tx, b.repo.id, d.String()); err != nil {
 			return err
 		}
 		return removeManifest(tx, b.repo.id, d.String())

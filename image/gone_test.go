@@ -1,8 +1,10 @@
 package image
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,20 +86,23 @@ func TestImagesOfARemovedProjectGo(t *testing.T) {
 			return err
 		}))
 	}
-	all := []string{"team/app:1", "team/app:2", "team/gone:1", "team/shared:1"}
+	shared := []string{"team/shared:1"}
 	w.must(w.projects.Delete(ctx, w.annA, p.ID))
 	w.must(w.images.look(ctx)) // which also finds out what the images are of
 	age()
 	_, err = w.projects.Remove(ctx, time.Hour)
 	w.must(err)
 	w.must(w.images.look(ctx))
-	if got := names(); !slices.Equal(got, all) {
+	if got := names(); !slices.Equal(got, shared) {
 		t.Errorf("while it can be restored: %v", got)
+	}
+	if n := w.count(`SELECT count(*) FROM image_tags`); n != 4 {
+		t.Errorf("%d tags, want 4: it is too early", n)
 	}
 	_, err = w.projects.Remove(ctx, -time.Second)
 	w.must(err)
 	w.must(w.images.look(ctx))
-	if got := names(); !slices.Equal(got, []string{"team/shared:1"}) {
+	if got := names(); !slices.Equal(got, shared) {
 		t.Errorf("of a removed project: %v", got)
 	}
 	if n := w.count(`SELECT count(*) FROM image_repositories`); n != 3 {
@@ -123,6 +128,104 @@ func TestImagesOfARemovedProjectGo(t *testing.T) {
 	w.must(w.images.Tag(ctx, w.annA, w.team.ID, taken, "team/gone:1"))
 	if _, err := w.images.Resolve(ctx, Request{Workspace: w.rivals.ID, Ref: "slipway.local/team/gone:1"}); !errdefs.IsNotFound(err) {
 		t.Errorf("a new repository is as public as the one before it: %v", err)
+	}
+}
+
+// What a deleted project's executions have tagged is out of reach by every way, what
+// others have put beside it is not, and it comes back with the project.
+func TestImagesOfADeletedProjectAreOutOfReach(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := t.Context()
+	p, err := w.projects.Create(ctx, w.annA, w.team.ID, project.New{Name: "app"})
+	w.must(err)
+	built := w.eng.Image("echo built")
+	w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+		return w.images.TagIn(tx, w.annA, w.team.ID, p.ID, built, "team/app:1", "team/both:1")
+	}))
+	w.must(w.images.SetPublic(ctx, w.annA, w.team.ID, "team/app", true))
+	theirs := randomImage(t, 100, 1)
+	w.push(theirs, "team/both:2")
+	var m struct {
+		Config struct{ Digest string }
+	}
+	w.must(json.Unmarshal([]byte(w.do(w.ann, "GET", "/v2/team/app/manifests/1", nil).body), &m))
+	paths := []string{
+		"/v2/team/app/tags/list", "/v2/team/app/manifests/1", "/v2/team/app/manifests/" + built, "/v2/team/app/blobs/" + m.Config.Digest,
+		"/v2/team/both/manifests/1", "/v2/team/both/manifests/" + built, "/v2/team/both/blobs/" + m.Config.Digest,
+	}
+	refs := []string{"slipway.local/team/app:1", "slipway.local/team/app@" + built, "slipway.local/team/both:1"}
+	check := func(when string, reach bool) {
+		t.Helper()
+		want := map[bool]int{true: 200, false: 404}[reach]
+		for _, path := range paths {
+			for _, method := range []string{"GET", "HEAD"} {
+				if path == paths[0] && method == "HEAD" {
+					continue
+				}
+				if a := w.do(w.ann, method, path, nil); a.code != want {
+					t.Errorf("%s: %s %s: %d, want %d", when, method, path, a.code, want)
+				}
+			}
+		}
+		if a := w.do("", "GET", paths[1], nil); (a.code == 200) != reach {
+			t.Errorf("%s: a stranger gets %d", when, a.code)
+		}
+		for _, ref := range refs {
+			if _, err := w.images.Lookup(ctx, w.team.ID, ref); errdefs.IsNotFound(err) == reach || err != nil && !errdefs.IsNotFound(err) {
+				t.Errorf("%s: lookup of %s: %v", when, ref, err)
+			}
+			if _, err := w.images.Resolve(ctx, Request{Workspace: w.team.ID, Ref: ref}); errdefs.IsNotFound(err) == reach || err != nil && !errdefs.IsNotFound(err) {
+				t.Errorf("%s: resolve of %s: %v", when, ref, err)
+			}
+		}
+		list, err := w.images.Repositories(ctx, w.annA, w.team.ID)
+		w.must(err)
+		named := slices.ContainsFunc(list, func(r Repository) bool { return r.Name == "team/app" })
+		if catalog := w.do(w.ann, "GET", "/v2/_catalog", nil).body; named != reach || strings.Contains(catalog, `"team/app"`) != reach || !strings.Contains(catalog, `"team/both"`) {
+			t.Errorf("%s: %v, %s", when, list, catalog)
+		}
+		if a := w.do(w.ann, "GET", "/v2/team/both/tags/list", nil); strings.Contains(a.body, `"1"`) != reach || !strings.Contains(a.body, `"2"`) {
+			t.Errorf("%s: tags: %s", when, a.body)
+		}
+		if a := w.do(w.ann, "GET", "/v2/team/both/manifests/2", nil); a.code != 200 {
+			t.Errorf("%s: what somebody pushed: %+v", when, a)
+		}
+	}
+	check("before", true)
+	w.must(w.projects.Delete(ctx, w.annA, p.ID))
+	check("deleted", false)
+	for _, ref := range []string{"1", built} {
+		if a := w.do(w.ann, "DELETE", "/v2/team/app/manifests/"+ref, nil); a.code != 404 {
+			t.Errorf("delete of %s: %+v", ref, a)
+		}
+	}
+	if err := w.images.Untag(ctx, w.annA, w.team.ID, "team/app", "1"); !errdefs.IsNotFound(err) {
+		t.Errorf("untag: %v", err)
+	}
+	_, err = w.projects.Restore(ctx, w.annA, p.ID)
+	w.must(err)
+	check("restored", true)
+	w.must(w.projects.Delete(ctx, w.annA, p.ID))
+
+	// A new project of the name begins with nothing, and keeps what it makes.
+	next, err := w.projects.Create(ctx, w.annA, w.team.ID, project.New{Name: "app"})
+	w.must(err)
+	check("a new one", false)
+	other := w.eng.Image("echo another")
+	w.must(w.db.Write(ctx, func(tx *db.Tx) error {
+		return w.images.TagIn(tx, w.annA, w.team.ID, next.ID, other, "team/app:1")
+	}))
+	if d, err := w.images.Lookup(ctx, w.team.ID, refs[0]); err != nil || d != other {
+		t.Errorf("of the new one: %s, %v", d, err)
+	}
+	if _, err := w.images.Lookup(ctx, w.team.ID, "slipway.local/team/both@"+built); !errdefs.IsNotFound(err) {
+		t.Errorf("still by its digest: %v", err)
+	}
+	// The same image in somebody's hands is theirs.
+	w.must(w.images.Tag(ctx, w.annA, w.team.ID, built, "team/both:mine"))
+	if d, err := w.images.Lookup(ctx, w.team.ID, "slipway.local/team/both@"+built); err != nil || d != built {
+		t.Errorf("tagged by somebody else: %s, %v", d, err)
 	}
 }
 

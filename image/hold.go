@@ -269,7 +269,7 @@ func (i *Images) compare(ctx context.Context) error {
 // manifests, pulled names that nobody uses, Keeps whose time has come, and
 // repositories in which nothing has been for long. The tags of a project's executions go
 // with its row, which is kept as long after the project was deleted as a
-// manifest without a tag.
+// manifest without a tag: out of reach until then.
 func (i *Images) expire(ctx context.Context) error {
 	var dead []string
 	err := i.db.Write(ctx, func(tx *db.Tx) (err error) {

@@ -319,7 +319,8 @@ func (b *backend) complete(ctx context.Context, c content) error {
 	}
 	for _, k := range c.children() {
 		var oci ociregistry.Error
-		if _, err := b.manifest(ctx, k.Digest.String()); errors.As(err, &oci) {
+		// One that was just pushed by its digest may be what a deleted project had tagged.
+		if _, err := b.known(ctx, k.Digest.String(), findManifest); errors.As(err, &oci) {
 			return missing(errdefs.ErrNotFound, k.Digest, "manifest")
 		} else if err != nil {
 			return err

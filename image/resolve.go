@@ -89,7 +89,7 @@ func (i *Images) own(ctx context.Context, workspace string, n reference.Named) (
 		if digest = want; digest == "" {
 			digest, err = findTag(tx, repo.id, tag)
 		} else {
-			_, err = findManifest(tx, repo.id, digest)
+			_, err = reachManifest(tx, repo.id, digest)
 		}
 		return err
 	})

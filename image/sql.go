@@ -3,6 +3,7 @@ package image
 import (
 	"database/sql"
 	"encoding/json"
+	"fmt"
 
 	"github.com/containerd/errdefs"
 
@@ -31,10 +32,34 @@ func findRepository(tx *db.Tx, name string) (repository, error) {
 	return r, db.NotFound(err, "repository %s", name)
 }
 
-// listRepositories lists those with an image; workspace "" is all of them.
+// What a deleted project's executions tagged is out of reach until the project is
+// restored, or removed with its tags. living is true of a tag t that is in reach;
+// anchor of a manifest m that gives reach to itself and to all that it leads to:
+// it has such a tag, or never had one and is no part of another and about none.
+const (
+	living = `NOT EXISTS (SELECT 1 FROM projects p WHERE p.id = t.project AND p.deleted IS NOT NULL)`
+	anchor = `(EXISTS (SELECT 1 FROM image_tags t WHERE t.repository = m.repository AND t.digest = m.digest AND ` + living + `)
+		OR NOT EXISTS (SELECT 1 FROM image_tags t WHERE t.repository = m.repository AND t.digest = m.digest)
+		AND NOT EXISTS (SELECT 1 FROM image_links l WHERE l.repository = m.repository AND l.blob = m.digest)
+		AND NOT EXISTS (SELECT 1 FROM image_manifests s WHERE s.repository = m.repository AND s.digest = m.subject))`
+)
+
+// inReach tells whether something in reach leads to a manifest or a blob of a
+// repository: the manifest itself, an index of it, what it is about.
+func inReach(tx *db.Tx, repo int64, digest string) (is bool, err error) {
+	err = tx.QueryRow(`WITH RECURSIVE up(digest) AS (
+			SELECT ?
+			UNION SELECT l.manifest FROM up JOIN image_links l ON l.repository = ? AND l.blob = up.digest
+			UNION SELECT m.subject FROM up JOIN image_manifests m ON m.repository = ? AND m.digest = up.digest WHERE m.subject <> '')
+		SELECT EXISTS (SELECT 1 FROM up JOIN image_manifests m ON m.repository = ? AND m.digest = up.digest WHERE `+anchor+`)`,
+		digest, repo, repo, repo).Scan(&is)
+	return is, err
+}
+
+// listRepositories lists those with an image in reach; workspace "" is all of them.
 func listRepositories(tx *db.Tx, workspace, after string) (list []repository, err error) {
 	return db.List(tx, scanRepository, `SELECT `+repositoryColumns+` FROM image_repositories r WHERE (? = '' OR workspace = ?) AND name > ?
-		AND EXISTS (SELECT 1 FROM image_manifests m WHERE m.repository = r.id) ORDER BY name`, workspace, workspace, after)
+		AND EXISTS (SELECT 1 FROM image_manifests m WHERE m.repository = r.id AND `+anchor+`) ORDER BY name`, workspace, workspace, after)
 }
 
 // ensureRepository finds a repository or makes it.
@@ -75,6 +100,19 @@ func scanManifest(scan db.Scan) (m manifest, err error) {
 func findManifest(tx *db.Tx, repo int64, digest string) (manifest, error) {
 	m, err := scanManifest(tx.QueryRow(`SELECT `+manifestColumns+` FROM image_manifests WHERE repository = ? AND digest = ?`, repo, digest).Scan)
 	return m, db.NotFound(err, "manifest %s", digest)
+}
+
+// reachManifest is findManifest that does not find what is out of reach.
+func reachManifest(tx *db.Tx, repo int64, digest string) (manifest, error) {
+	m, err := findManifest(tx, repo, digest)
+	if err != nil {
+		return m, err
+	}
+	is, err := inReach(tx, repo, digest)
+	if err == nil && !is {
+		err = fmt.Errorf("manifest %s: %w", digest, errdefs.ErrNotFound)
+	}
+	return m, err
 }
 
 func findManifests(tx *db.Tx, where string, args ...any) (list []manifest, err error) {
@@ -131,10 +169,12 @@ func removeManifest(tx *db.Tx, repo int64, digest string) error {
 
 // hasBlob tells whether a repository may serve a blob.
 func hasBlob(tx *db.Tx, repo int64, digest string) (bool, error) {
-	var n int
-	err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM image_blobs WHERE repository = ? AND digest = ?)
-		OR EXISTS (SELECT 1 FROM image_links WHERE repository = ? AND blob = ?)`, repo, digest, repo, digest).Scan(&n)
-	return n != 0, err
+	var uploaded bool
+	err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM image_blobs WHERE repository = ? AND digest = ?)`, repo, digest).Scan(&uploaded)
+	if err != nil || uploaded {
+		return uploaded, err
+	}
+	return inReach(tx, repo, digest)
 }
 
 func addBlob(tx *db.Tx, repo int64, digest string) error {
@@ -143,8 +183,9 @@ func addBlob(tx *db.Tx, repo int64, digest string) error {
 	return err
 }
 
+// findTag finds the digest of a tag in reach.
 func findTag(tx *db.Tx, repo int64, tag string) (digest string, err error) {
-	err = tx.QueryRow(`SELECT digest FROM image_tags WHERE repository = ? AND tag = ?`, repo, tag).Scan(&digest)
+	err = tx.QueryRow(`SELECT digest FROM image_tags t WHERE repository = ? AND tag = ? AND `+living, repo, tag).Scan(&digest)
 	return digest, db.NotFound(err, "tag %s", tag)
 }
 
@@ -190,7 +231,7 @@ func listTags(tx *db.Tx, workspace, name string) (list []Tag, err error) {
 	}, `SELECT r.name, t.tag, t.digest, m.config, t.updated
 		FROM image_tags t JOIN image_repositories r ON r.id = t.repository
 		JOIN image_manifests m ON m.repository = t.repository AND m.digest = t.digest
-		WHERE r.workspace = ? AND (? = '' OR r.name = ?) ORDER BY t.updated DESC, r.name, t.tag`, workspace, name, name)
+		WHERE r.workspace = ? AND (? = '' OR r.name = ?) AND `+living+` ORDER BY t.updated DESC, r.name, t.tag`, workspace, name, name)
 }
 
 // outside is a row: a name of another registry that a workspace has.
