@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -43,6 +44,10 @@ type User struct {
 	Email    string
 	Created  time.Time
 }
+
+// Called is how the user is told of: by its name, or by its user name if it has
+// given itself none, as who was invited has not.
+func (u User) Called() string { return cmp.Or(u.Name, u.Username) }
 
 // Token is a token without its secret.
 type Token struct {

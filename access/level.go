@@ -130,7 +130,10 @@ func (r Rights) mayTeam() error {
 	return n.met(r)
 }
 
-var errOnlyAdmins = fmt.Errorf("only the owner and administrators of the workspace may: %w", errdefs.ErrPermissionDenied)
+var (
+	errOnlyAdmins = fmt.Errorf("only the owner and administrators of the workspace may: %w", errdefs.ErrPermissionDenied)
+	errNoImages   = fmt.Errorf("to change images takes the pipeline access level %s in a project of the workspace, which the user has in none: %w", ReadWrite, errdefs.ErrPermissionDenied)
+)
 
 // mayWhole tells whether a member who is no administrator may do in the whole of
 // a workspace what a scope stands for: read what belongs to no project, make
@@ -145,6 +148,7 @@ func mayWhole(all []Rights, s Scope) error {
 		if slices.ContainsFunc(all, func(r Rights) bool { return r.Pipeline.rank() >= ReadWrite.rank() }) {
 			return nil
 		}
+		return errNoImages
 	}
 	return errOnlyAdmins
 }

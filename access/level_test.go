@@ -1,6 +1,7 @@
 package access
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -76,6 +77,12 @@ func TestLevels(t *testing.T) {
 	}
 	if err := mayWhole([]Rights{one, {Pipeline: ReadWrite}}, ImageWrite); err != nil {
 		t.Error(err)
+	}
+	// Who may not is told what would do, and that differs.
+	for s, want := range map[Scope]string{ImageWrite: "the pipeline access level READ_WRITE", MemberManage: "only the owner and administrators"} {
+		if err := mayWhole([]Rights{one}, s); !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", s, err)
+		}
 	}
 }
 

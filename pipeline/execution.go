@@ -229,7 +229,7 @@ func (x Execution) Message(workspace, projectName, url string, by access.User) s
 		return x.Commit.Subject
 	}
 	known := map[string]string{}
-	for _, d := range defaults(x, ActionExecution{}, about{Domain: workspace, Project: projectName, InvokerName: by.Name, Email: by.Email, URL: url}) {
+	for _, d := range defaults(x, ActionExecution{}, about{Domain: workspace, Project: projectName, InvokerName: by.Called(), Email: by.Email, URL: url}) {
 		if !strings.HasPrefix(d[0], "BUDDY_ACTION_") {
 			known[d[0]] = d[1]
 		}

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -215,8 +214,6 @@ func (h *handling) user(ctx context.Context, id int64) (access.User, error) {
 	return u, err
 }
 
-func called(u access.User) string { return cmp.Or(u.Name, u.Username) }
-
 // about gathers what the default variables tell.
 func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) {
 	x := h.x
@@ -229,7 +226,7 @@ func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) 
 		return about{}, fmt.Errorf("find who approved the action: %w", err)
 	}
 	a := about{
-		Domain: h.project.Domain, Project: h.project.Name, InvokerName: called(user), Email: user.Email, Approver: called(approver),
+		Domain: h.project.Domain, Project: h.project.Name, InvokerName: user.Called(), Email: user.Email, Approver: approver.Called(),
 		URL: fmt.Sprintf("%s/ui/%s/%s/pipelines/%d/executions/%d", h.p.cfg.PublicURL, h.project.Domain, h.project.Name, x.Pipeline, x.Number),
 	}
 	for _, t := range x.Steps[:s.Index] {

@@ -103,7 +103,7 @@ func (h *handlers) groupMembers() map[string]api.Handler {
 			return a.UpdateInGroup(q.ctx(), q.by, q.ws.ID, q.n["group"], q.n["member"], manager)
 		},
 		remove: func(q ask) error { return a.RemoveFromGroup(q.ctx(), q.by, q.ws.ID, q.n["group"], q.n["member"]) },
-		title:  func(g access.InGroup) string { return g.User.Name },
+		title:  func(g access.InGroup) string { return g.User.Called() },
 		id:     func(g access.InGroup) int64 { return g.User.ID },
 		from: func(q ask, _ bool) (func(access.InGroup) (object, error), error) {
 			return func(g access.InGroup) (object, error) { return fromInGroup(q.at, q.n["group"], g), nil }, nil

@@ -12,7 +12,7 @@ func fromMember(at place, m access.MemberOf) object {
 		{"url", at.url("/members/%d", m.User.ID)},
 		{"html_url", at.page("/members/%d", m.User.ID)},
 		{"id", m.User.ID},
-		{"name", m.User.Name},
+		{"name", m.User.Called()},
 		{"email", orNull(m.User.Email)},
 		{"avatar_url", at.base + "/ui/avatar.svg"},
 		{"admin", m.Role != access.Member},
@@ -76,7 +76,7 @@ func (h *handlers) members() map[string]api.Handler {
 			return a.UpdateMember(q.ctx(), q.by, q.ws.ID, q.n["member"], readMember(&decoder{}, b))
 		},
 		remove: func(q ask) error { return a.DeleteMember(q.ctx(), q.by, q.ws.ID, q.n["member"]) },
-		title:  func(m access.MemberOf) string { return m.User.Name },
+		title:  func(m access.MemberOf) string { return m.User.Called() },
 		id:     func(m access.MemberOf) int64 { return m.User.ID },
 		from:   plain(fromMember),
 	})

@@ -24,7 +24,7 @@ func (h *handlers) memberTeam() team {
 	a := h.Access
 	return team{
 		"members", "member", a.ProjectMembers, a.ProjectMember, a.AddProjectMember, a.SetProjectMember, a.RemoveProjectMember,
-		func(p access.InProject) string { return p.Member.User.Name }, func(p access.InProject) int64 { return p.Member.User.ID },
+		func(p access.InProject) string { return p.Member.User.Called() }, func(p access.InProject) int64 { return p.Member.User.ID },
 		func(at place, p access.InProject) object { return fromMember(at, p.Member) },
 	}
 }

@@ -19,7 +19,7 @@ func (h *handlers) fromUser(u access.User) object {
 		{"url", h.base + "/user"},
 		{"html_url", h.base + "/ui/user"},
 		{"id", u.ID},
-		{"name", or(u.Name, u.Username)},
+		{"name", u.Called()},
 		{"avatar_url", h.base + "/ui/avatar.svg"},
 		{"workspaces_url", h.base + "/workspaces"},
 	}
@@ -42,7 +42,7 @@ func (h *handlers) user(r *http.Request, id int64) (any, error) {
 		{"url", h.base + "/user"},
 		{"html_url", h.base + "/ui/user"},
 		{"id", u.ID},
-		{"name", or(u.Name, u.Username)},
+		{"name", u.Called()},
 		{"avatar_url", h.base + "/ui/avatar.svg"},
 		{"email", orNull(u.Email)},
 	}, nil
