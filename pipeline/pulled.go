@@ -106,11 +106,11 @@ func (p Pipeline) wantsPull(pull source.Pull) bool {
 		case EventPullRequest:
 			is = e.wantsPull(pull.What) && (len(e.Branches) == 0 || matchRefs(e.Branches, "refs/heads/"+pull.Base))
 		case EventPush:
-			is = pushed && matchRefs(e.Refs, pull.Ref)
+			is = pushed && matchRefs(e.refsOf(p), pull.Ref)
 		case EventCreateRef:
-			is = pull.What == source.PullOpened && matchRefs(e.Refs, pull.Ref)
+			is = pull.What == source.PullOpened && matchRefs(e.refsOf(p), pull.Ref)
 		case EventDeleteRef:
-			is = closed && matchRefs(e.Refs, pull.Ref)
+			is = closed && matchRefs(e.refsOf(p), pull.Ref)
 		}
 		if is {
 			return true

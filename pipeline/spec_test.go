@@ -237,9 +237,27 @@ func TestWants(t *testing.T) {
 		{Pipeline{Events: []EventRule{{Type: EventCreateRef, Refs: []string{"refs/*"}}}}, "1", false},
 		{Pipeline{Events: []EventRule{{Type: EventCreateRef, Refs: []string{"refs/*"}}}}, "0000", true},
 		{Pipeline{Events: []EventRule{{Type: EventSchedule}}}, "0000", false},
+		{Pipeline{Events: []EventRule{{Type: EventPush}}}, "1", true},
+		{Pipeline{Events: []EventRule{{Type: EventPush}}, Refs: []string{"main"}}, "1", true},
+		{Pipeline{Events: []EventRule{{Type: EventPush}}, Refs: []string{"dev"}}, "1", false},
+		{Pipeline{Events: []EventRule{{Type: EventPush, Refs: []string{"main"}}}, Refs: []string{"dev"}}, "1", true},
+		{Pipeline{Events: []EventRule{{Type: EventCreateRef}}}, "1", false},
+		{Pipeline{Events: []EventRule{{Type: EventCreateRef}}}, "0000", true},
+		{Pipeline{On: "CLICK", Events: []EventRule{{Type: EventPush}}}, "1", false},
 	} {
 		if got := c.p.wants(sourcePush("refs/heads/main", c.old)); got != c.want {
 			t.Errorf("%+v: %v", c.p, got)
+		}
+	}
+	gone := sourcePush("refs/tags/v1", "1")
+	gone.New = "0000"
+	for kind, want := range map[string]bool{EventPush: false, EventCreateRef: false, EventDeleteRef: true} {
+		p := Pipeline{Events: []EventRule{{Type: kind}}}
+		if got := p.wants(gone); got != want {
+			t.Errorf("%s at the end of a tag: %v", kind, got)
+		}
+		if p.wantsPull(source.Pull{Ref: "refs/pull/1/head", What: source.PullOpened, New: "1"}) {
+			t.Errorf("%s without refs is about pull requests", kind)
 		}
 	}
 }

@@ -81,11 +81,22 @@ func (p Pipeline) wants(push source.Push) bool {
 		case EventDeleteRef:
 			is = gone
 		}
-		if is && matchRefs(e.Refs, push.Ref) {
+		refs := e.refsOf(p)
+		if is && (len(refs) == 0 || matchRefs(refs, push.Ref)) {
 			return true
 		}
 	}
 	return !gone && p.On == "EVENT" && len(p.Events) == 0 && matchRefs(p.Refs, push.Ref)
+}
+
+// refsOf are the refs that an event is about: its own, or else those of its pipeline.
+// Without any it is about every branch and tag, though about no pull request, whose
+// commits may be a stranger's.
+func (e EventRule) refsOf(p Pipeline) []string {
+	if len(e.Refs) > 0 {
+		return e.Refs
+	}
+	return p.Refs
 }
 
 // matchRefs tells whether a ref is among patterns, in which * stands for any
