@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"slipway/access"
+	"slipway/logs"
 )
 
 func (w *world) account(x Execution) Account {
@@ -294,5 +295,25 @@ func TestWaitsText(t *testing.T) {
 	}
 	if l := waiting(l, "", noon.Add(time.Second)); len(l) != 1 {
 		t.Errorf("what took no time stays: %v", l)
+	}
+}
+
+// What ran of a deleted pipeline is not found by the id of a step either.
+func TestStepsOfADeletedPipeline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	p := w.pipeline(Pipeline{Name: "p"}, sh("echo done"))
+	x := w.wait(w.start(p, Start{}))
+	step := x.Steps[0].ID
+	ask := func() (account, log error) {
+		_, _, account = w.StepAccount(t.Context(), w.admin, step)
+		return account, w.StreamLog(t.Context(), w.admin, step, func([]logs.Line) error { return nil })
+	}
+	if account, log := ask(); account != nil || log != nil {
+		t.Errorf("before: %v, %v", account, log)
+	}
+	w.must(w.Delete(t.Context(), w.admin, p.ID))
+	if account, log := ask(); !errdefs.IsNotFound(account) || !errdefs.IsNotFound(log) {
+		t.Errorf("after: %v, %v", account, log)
 	}
 }

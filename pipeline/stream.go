@@ -33,10 +33,12 @@ func unknownStep(err error, step string) error {
 	return err
 }
 
-// executionOf is the execution that a step is of.
+// executionOf is the execution that a step is of; those of a deleted pipeline are not
+// found.
 func (p *Pipelines) executionOf(ctx context.Context, step string) (x ExecutionID, err error) {
 	err = p.db.Read(ctx, func(tx *db.Tx) error {
-		return db.NotFound(tx.QueryRow(`SELECT execution FROM action_executions WHERE id = ?`, step).Scan(&x), "action execution %s", step)
+		return db.NotFound(tx.QueryRow(`SELECT s.execution FROM action_executions s JOIN executions e ON e.id = s.execution
+			JOIN pipelines p ON p.id = e.pipeline WHERE s.id = ? AND p.deleted IS NULL`, step).Scan(&x), "action execution %s", step)
 	})
 	return x, err
 }
