@@ -74,6 +74,9 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		return Result{}, nil, err
 	}
 	b.Registry = way.Registry
+	if err := b.named(v); err != nil {
+		return Result{}, nil, &fatalError{err}
+	}
 	to, err := b.target(h.project.Domain, h.project.Name, v, func(ref string) (string, bool) {
 		name, _, _, own := h.p.images.Own(ref)
 		return name, own

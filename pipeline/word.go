@@ -63,6 +63,28 @@ func envFits(what string, env []string) error {
 	return nil
 }
 
+// named tells why an image cannot be called what its build says: names are listed by
+// the registry, and told in events.
+func (b Build) named(v *values) error {
+	type field struct {
+		name  string
+		texts []string
+	}
+	fields := []field{{"docker_image_tag", []string{b.Tag}}, {"repository", []string{b.Repository}}}
+	if b.Location != LocationPackage { // there they say which image is taken
+		fields = append(fields, field{"package", []string{b.Package}}, field{"versions", b.Versions})
+	}
+	for _, f := range fields {
+		for _, text := range f.texts {
+			if k := v.secretIn(text); k != "" {
+				return fmt.Errorf("%s: the secret variable %s would be in the name of the image, which all who may list the registry can read: "+
+					"name it by a variable that is not encrypted", f.name, k)
+			}
+		}
+	}
+	return nil
+}
+
 // public tells why build arguments cannot be used: they are kept in the image
 // and told with it.
 func (b Build) public(v *values, args map[string]string) error {

@@ -145,3 +145,35 @@ func TestNoSecretInBuildArguments(t *testing.T) {
 	}), Start{})
 	w.expect(x, "SUCCESSFUL SUCCESSFUL")
 }
+
+// Nor by the name of an image, whatever part of it.
+func TestNoSecretInImageNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{})
+	w.commit("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+	vars := func() []Variable {
+		return []Variable{{Key: "TOKEN", Value: "hunter22", Encrypted: true}, {Key: "LONG", Value: "x-$TOKEN"}, {Key: "PLAIN", Value: "seen"}}
+	}
+	for _, c := range []struct {
+		b           Build
+		field, name string
+	}{
+		{Build{Tag: "$TOKEN"}, "docker_image_tag", "TOKEN"},
+		{Build{Tag: "1,$LONG"}, "docker_image_tag", "LONG"},
+		{Build{Repository: "r-${TOKEN}"}, "repository", "TOKEN"},
+		{Build{Package: "p-$TOKEN"}, "package", "TOKEN"},
+		{Build{Versions: []string{"1", "v-$TOKEN"}}, "versions", "TOKEN"},
+		{Build{Tag: "$PLAIN", Repository: "r-$PLAIN", Versions: []string{"v-$PLAIN"}}, "", ""},
+	} {
+		c.b.Dockerfile = "Dockerfile"
+		x := w.wait(w.start(w.pipeline(Pipeline{Name: c.field + c.name + c.b.Tag, Variables: vars()}, Action{Name: "b", Build: &c.b}), Start{}))
+		e := x.Steps[0].Error
+		if c.field == "" {
+			if x.Status != Successful {
+				t.Errorf("%+v: %s", c.b, e)
+			}
+		} else if x.Status != Failed || !strings.HasPrefix(e, c.field+": the secret variable "+c.name+" ") || x.Steps[0].Digest != "" {
+			t.Errorf("%+v: %s %q", c.b, x.Status, e)
+		}
+	}
+}
