@@ -119,7 +119,7 @@ func promote(tx *db.Tx, x *Execution) error {
 }
 
 // emptied tells whether the execution begins with nothing at all.
-func (x Execution) emptied() bool { return x.Refresh || x.Frozen.FromScratch }
+func (x Execution) emptied() bool { return x.Refresh || x.Frozen.FromScratch || x.untrusted() }
 
 // cloning are the file systems that are being copied, and how often.
 type cloning struct {

@@ -381,7 +381,7 @@ func (h *handling) finish(tx *db.Tx, x *Execution, s *share, status Status) erro
 		x.Status, db.Micros(x.Finished), x.ID); err != nil {
 		return err
 	}
-	if status == Successful && !x.local() {
+	if status == Successful && !x.apart() {
 		if err := promote(tx, x); err != nil {
 			return err
 		}

@@ -55,7 +55,7 @@ func plain(out []Output) []Variable {
 func outputRow(step string) string { return "output/" + step }
 
 // keepOutputs writes what a step that has ended passes on, and gives settable
-// variables their new values for later runs, unless it is of a working tree.
+// variables their new values for later runs, unless it is one that leaves nothing.
 func (p *Pipelines) keepOutputs(tx *db.Tx, x *Execution, i int, out []Output) error {
 	s := &x.Steps[i]
 	s.Outputs = nil
@@ -63,7 +63,7 @@ func (p *Pipelines) keepOutputs(tx *db.Tx, x *Execution, i int, out []Output) er
 		return nil
 	}
 	for _, o := range out {
-		if o.Settable && !x.local() {
+		if o.Settable && !x.apart() {
 			if err := p.set(tx, x, s.Action.ID, o); err != nil {
 				return err
 			}

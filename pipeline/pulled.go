@@ -132,5 +132,9 @@ func (e EventRule) wantsPull(what string) bool {
 // that it may run: it gets no secrets.
 func (x Execution) untrusted() bool { return x.Mode == ByPull && x.Fork }
 
+// apart tells whether nothing is left of the execution for later ones: it has files
+// of its own.
+func (x Execution) apart() bool { return x.local() || x.untrusted() }
+
 // withheld are words for the log of who misses them.
-const withheld = "hidden values, integrations and logins are not given to this run: it is of a pull request that is of no branch of this repository"
+const withheld = "hidden values, integrations, logins and the files of the pipeline are not given to this run: it is of a pull request that is of no branch of this repository"

@@ -158,8 +158,11 @@ func TestForkHasNoSecrets(t *testing.T) {
 		return l[len(l)-1]
 	}
 	x := w.wait(w.pulls(pull)[0])
-	if got := last(x); got != "a= c= d= open" || !strings.Contains(strings.Join(w.lines(x, 0), "\n"), "hidden values, integrations and logins are not given to this run") {
+	if got := last(x); got != "a= c= d= open" || !strings.Contains(strings.Join(w.lines(x, 0), "\n"), "hidden values, integrations, logins and the files of the pipeline are not given to this run") {
 		t.Errorf("%q", w.lines(x, 0))
+	}
+	if own := w.filesOf(x); own == "" || w.baseOf(p) != p.ID.Volume() {
+		t.Errorf("it works in %q, and the next one begins with %q", own, w.baseOf(p))
 	}
 	pull.Head = "main"
 	if got := last(w.wait(w.pulls(pull)[0])); got != "a=*** c=*** d=*** open" {
@@ -170,9 +173,24 @@ func TestForkHasNoSecrets(t *testing.T) {
 	_, err := w.UpdateAction(t.Context(), w.admin, p.ID, a.ID, func(n *Action) error { n.Run.Registry.Integration = &Integration{HashID: "x"}; return nil }, nil)
 	w.must(err)
 	pull.Head = ""
-	if x := w.wait(w.pulls(pull)[0]); x.Status != Failed || !strings.Contains(x.Steps[0].Error, "integration x: hidden values, integrations and logins are not given") {
+	if x := w.wait(w.pulls(pull)[0]); x.Status != Failed || !strings.Contains(x.Steps[0].Error, "integration x: hidden values, integrations, logins and the files of the pipeline are not given") {
 		t.Error(w.words(x))
 	}
+}
+
+// filesOf is the file system that an execution has to itself, baseOf that with which
+// the next one begins.
+func (w *world) filesOf(x Execution) (volume string) {
+	w.t.Helper()
+	w.must(w.db.Read(w.t.Context(), func(tx *db.Tx) (err error) { volume, err = ownFiles(tx, x.ID); return err }))
+	return volume
+}
+
+func (w *world) baseOf(p Pipeline) string {
+	w.t.Helper()
+	volume, err := w.base(w.t.Context(), p.ID)
+	w.must(err)
+	return volume
 }
 
 // With a definition in each commit that of the pull request says whether it starts.
@@ -180,7 +198,7 @@ func TestPullRequestWithItsFile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{Language: plainLanguage()})
 	w.file("main", Pipeline{Events: onPush("main")}, sh("true"))
-	w.pipeline(Pipeline{GitConfigRef: dynamicFile, NoSkip: true})
+	p := w.pipeline(Pipeline{GitConfigRef: dynamicFile, NoSkip: true})
 	w.settled()
 	at := func(what string) source.Pull {
 		c, err := w.sources.Resolve(t.Context(), w.pr.ID, "feature", "HEAD")
@@ -196,4 +214,20 @@ func TestPullRequestWithItsFile(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	w.expect(w.pulls(at(source.PullPushed))[0], "SUCCESSFUL SUCCESSFUL")
+	// That of strangers is run, and changes nothing of the pipeline.
+	before := w.actionsOf(p)
+	foreign := sh("echo $X")
+	foreign.Name, foreign.Variables = "foreign", []Variable{{Key: "X", Value: "hidden", Encrypted: true}}
+	changed := before[0]
+	changed.Run = &Run{Image: "busybox", Tag: "latest", Commands: "echo theirs"}
+	w.file("feature", Pipeline{Events: []EventRule{{Type: EventPullRequest}}}, foreign, changed)
+	fork := at(source.PullPushed)
+	fork.Head = ""
+	x := w.expect(w.pulls(fork)[0], "SUCCESSFUL SUCCESSFUL SUCCESSFUL")
+	if l := w.lines(x, 1); l[len(l)-1] != "theirs" || w.filesOf(x) == "" {
+		t.Errorf("%q", l)
+	}
+	if after := w.actionsOf(p); fmt.Sprintf("%+v", after[0].Run) != fmt.Sprintf("%+v", before[0].Run) || len(after) != len(before) {
+		t.Errorf("%+v instead of %+v", after, before)
+	}
 }

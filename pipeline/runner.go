@@ -269,7 +269,7 @@ func (h *handling) settle(tx *db.Tx, x *Execution, done settled) error {
 			return fmt.Errorf("tag %v: %w", done.tags, err)
 		}
 	}
-	if s.Action.Build != nil && !s.Action.Build.KeepImages && !x.local() {
+	if s.Action.Build != nil && !s.Action.Build.KeepImages && !x.apart() {
 		return h.dropEarlier(tx, x, s)
 	}
 	return nil

@@ -297,6 +297,9 @@ func (p *Pipelines) startOne(tx *db.Tx, user int64, a adopted, in Start, commit,
 	if in.Mode == ByLocal {
 		pl, a.notes = pl.ofTree(), slices.Concat([]string{localNote}, a.notes)
 	}
+	if in.Mode == ByPull && in.Fork {
+		pl = pl.ofTree()
+	}
 	x := Execution{
 		ID: ExecutionID(uuid.NewString()), Pipeline: pl.ID, Project: pl.Project, Workspace: pl.Workspace, Status: Enqueued, loop: loop,
 		Mode: in.Mode, By: user, Created: tx.Now, Branch: in.Branch, Tag: in.Tag, Commit: commit, From: from,
