@@ -40,6 +40,7 @@ var steps = map[string]string{
 	"026_pipeline.sql": "91a6711b0757745e0af0f2f7f725fb25c85b9c9b93334b69ea6ddf51f5a725e1",
 	"027_pipeline.sql": "4a22a8589e1f8c559a734c7d4bb2e7e6d545420e51d0b5c0dd4faa4400578b8c",
 	"012_secret.sql":   "0bde0fb77ee4dbd3674acb4e50adece48863b8189986288b2e38d4a0349fd74b",
+	"028_secret.sql":   "971efee60765ec0b38058892523abd04a345d773846df8ba2dea188c9362442b",
 }
 
 func TestStepsAreOnlyAdded(t *testing.T) {

@@ -27,7 +27,8 @@ func TestVendors(t *testing.T) {
 	amazon.Home(ecr.host)
 	gar.let(func(_ *http.Request, user, password string) bool { return google.Good(user, password) })
 	s := newServer(t, "--registry-ca", file, "--vendor-endpoint", "amazon-ecr="+amazon.URL, "--vendor-endpoint", "amazon-sts="+amazon.URL,
-		"--vendor-endpoint", "google-token="+google.URL, "--vendor-endpoint", "google-registry=https://"+gar.host)
+		"--vendor-endpoint", "google-token="+google.URL, "--vendor-endpoint", "google-sts="+google.URL, "--vendor-endpoint", "google-iam="+google.URL,
+		"--vendor-endpoint", "google-registry=https://"+gar.host)
 	integration := func(name, typ string, more ...any) map[string]any {
 		t.Helper()
 		var made struct {
@@ -71,6 +72,29 @@ func TestVendors(t *testing.T) {
 		}
 		wrong := integration("Wrong", "AMAZON", "access_key", "AKIDBASE", "secret_key", "guessed-secret")
 		s.one("amazon-wrong", nil, with(runs("team/other", "1", "/probe true", in...), "integration", wrong)).failed(t, []string{"SignatureDoesNotMatch"}, "guessed-secret")
+	})
+
+	// No key at all: the clouds fetch those of this server, and know the pipeline.
+	t.Run("identity", func(t *testing.T) {
+		trust := registrytest.Trust{Issuer: s.URL, Audience: "sts.amazonaws.com", Subject: "workspace:default:project:identity:pipeline:work"}
+		amazon.Trust(trust)
+		trust.Audience = "https:" + registrytest.Provider
+		google.Trust(trust)
+		ecr.push(img, "team/tool:2")
+		gar.push(img, "demo/team/tool:2")
+		ecr.let(func(_ *http.Request, user, password string) bool { return amazon.Good(user, password) })
+		byAmazon := integration("By who it is", "AMAZON", "auth_type", "OIDC", "role_assumptions", []any{map[string]any{"arn": "arn:aws:iam::123456789012:role/keyless"}})
+		byGoogle := integration("By who it is at Google", "GOOGLE_SERVICE_ACCOUNT", "auth_type", "OIDC", "google_project", "demo",
+			"config", `{"type":"external_account","audience":"`+registrytest.Provider+`","service_account_impersonation_url":"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/`+registrytest.Robot+`:generateAccessToken"}`)
+		actions := []map[string]any{
+			runs("team/tool", "2", "/probe true", "docker_registry", "AMAZON_ECR", "region", "eu-west-1", "integration", byAmazon),
+			runs("tool", "2", "/probe true", "name", "Google", "docker_registry", "GOOGLE_ARTIFACT_REGISTRY", "registry", gar.host+"/demo/team", "integration", byGoogle),
+		}
+		s.one("identity", nil, actions...).ok(t, "it is true")
+		if asked := amazon.Asked(); !slices.Contains(asked, "sts "+trust.Subject) || !slices.Contains(asked, "ecr ASIAKEYLESS") {
+			t.Errorf("asked %q", asked)
+		}
+		s.one("stranger", nil, actions[0]).failed(t, []string{"refuses the credentials", "project:stranger:"}, "eyJ")
 	})
 
 	t.Run("google", func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -112,7 +113,7 @@ func (h *handling) reach(ctx context.Context, s ActionExecution, v *values, log 
 	case !slices.Contains(types, in.Type):
 		return nil, fatal("integration %s is of type %s, and docker_registry %s needs one of %s", r.Integration.name(), in.Type, way.Kind, strings.Join(types, " or "))
 	default:
-		way.want = &registry.Want{Kind: string(way.Kind), Host: host, Region: v.expand(r.Region), Integration: in}
+		way.want = &registry.Want{Kind: string(way.Kind), Host: host, Region: v.expand(r.Region), Integration: in, Run: h.identity()}
 	}
 	way.logins = way.login(v)
 	if way.want != nil {
@@ -146,6 +147,15 @@ func (h *handling) reach(ctx context.Context, s ActionExecution, v *values, log 
 		v.hide(w.Password)
 	}
 	return way, nil
+}
+
+// identity is who the run is, for clouds that ask.
+func (h *handling) identity() secret.Run {
+	_, _, ref := h.x.ref()
+	return secret.Run{
+		Workspace: h.project.Domain, Project: h.project.Name, Pipeline: h.x.Frozen.Identifier,
+		ProjectID: string(h.x.Project), PipelineID: strconv.FormatInt(int64(h.x.Pipeline), 10), Execution: string(h.x.ID), Ref: ref, Mode: h.x.Mode,
+	}
 }
 
 // openPassword puts the password of an action's own login into r.

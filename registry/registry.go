@@ -36,11 +36,17 @@ type Config struct {
 	ECR, STS   string // base URLs of Amazon's services, "": by region
 	Google     string // URL of Google's token endpoint
 	GoogleHost string // host of a registry that counts as one of Google's, too; "": none
+	// Base URLs of Google's services that take the word of another issuer, and that
+	// give tokens of a service account.
+	GoogleSTS, GoogleIAM string
+
+	// Identity says who a run is, for an audience; nil: nobody can say it.
+	Identity func(ctx context.Context, of secret.Run, audience string) (token string, err error)
 }
 
 // endpoints are what of a Config can be said by names.
 func (c *Config) endpoints() map[string]*string {
-	return map[string]*string{"amazon-ecr": &c.ECR, "amazon-sts": &c.STS, "google-token": &c.Google, "google-registry": &c.GoogleHost}
+	return map[string]*string{"amazon-ecr": &c.ECR, "amazon-sts": &c.STS, "google-token": &c.Google, "google-registry": &c.GoogleHost, "google-sts": &c.GoogleSTS, "google-iam": &c.GoogleIAM}
 }
 
 // Endpoints are the names that Elsewhere knows.
@@ -81,6 +87,12 @@ func New(cfg Config) *Exchange {
 	if cfg.Google == "" {
 		cfg.Google = "https://oauth2.googleapis.com/token"
 	}
+	if cfg.GoogleSTS == "" {
+		cfg.GoogleSTS = "https://sts.googleapis.com"
+	}
+	if cfg.GoogleIAM == "" {
+		cfg.GoogleIAM = "https://iamcredentials.googleapis.com"
+	}
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DisableKeepAlives = true // a token is asked for now and then
 	return &Exchange{cfg: cfg, pause: 500 * time.Millisecond, have: map[string]Login{}, client: &http.Client{
@@ -120,12 +132,18 @@ type Want struct {
 	Host        string // that the action names; "": that of the vendor
 	Region      string // of KindECR
 	Integration secret.Integration
+	Run         secret.Run // who it is for
 }
 
 // key is by which a token is known again; a change of the integration makes
-// another one needed.
+// another one needed, and so does another pipeline where the cloud asks which it
+// is.
 func (w Want) key() string {
-	return fmt.Sprint(w.Integration.ID, w.Integration.Updated.UnixMicro(), " ", w.Kind, " ", w.Region, " ", w.Host)
+	who := ""
+	if w.Integration.Auth == secret.AuthOIDC {
+		who = fmt.Sprintf("%q ", w.Run)
+	}
+	return who + fmt.Sprint(w.Integration.ID, w.Integration.Updated.UnixMicro(), " ", w.Kind, " ", w.Region, " ", w.Host)
 }
 
 // spare is how long a token must be good for at least when it is given.
@@ -163,31 +181,35 @@ func (e *Exchange) Login(ctx context.Context, w Want) (Login, error) {
 	return l, err
 }
 
-// unusable says why a way of saying who one is is none here, "" if it is one.
-func unusable(auth string) string {
-	switch auth {
-	case secret.AuthOIDC:
-		return "the cloud would have to fetch the keys of this server over the internet to believe what it signs, and this version signs nothing"
-	case secret.AuthTrusted:
-		return "it lends its rights to the account of Buddy's own in that cloud, and this server has none"
+// usable tells whether an integration can say who it is in its way.
+func (e *Exchange) usable(i secret.Integration) error {
+	why := ""
+	switch {
+	case i.Auth == secret.AuthTrusted:
+		why = "it lends its rights to the account of Buddy's own in that cloud, and this server has none; give it keys and auth_type DEFAULT, or auth_type OIDC"
+	case i.Auth == secret.AuthOIDC && i.Type != secret.Amazon && i.Type != secret.Google:
+		why = "only Amazon and Google take the word of another server; give it keys and auth_type DEFAULT"
+	case i.Auth == secret.AuthOIDC && e.cfg.Identity == nil:
+		why = "this server signs nothing"
+	default:
+		return nil
 	}
-	return ""
+	return fmt.Errorf("an integration of type %s with auth_type %s cannot be used: %s: %w", i.Type, i.Auth, why, errdefs.ErrNotImplemented)
 }
 
 func (e *Exchange) login(ctx context.Context, w Want) (Login, error) {
 	i := w.Integration
-	if why := unusable(i.Auth); why != "" {
-		return Login{}, fmt.Errorf("an integration of type %s with auth_type %s cannot be used: %s; give it keys and auth_type %s: %w",
-			i.Type, i.Auth, why, secret.AuthDefault, errdefs.ErrNotImplemented)
+	if err := e.usable(i); err != nil {
+		return Login{}, err
 	}
 	if !slices.Contains(Types(w.Kind), i.Type) {
 		return Login{}, fmt.Errorf("an integration of type %s has no login of %s: %w", i.Type, w.Kind, errdefs.ErrInvalidArgument)
 	}
 	switch c := i.Credentials; w.Kind {
 	case KindECR:
-		return e.amazon(ctx, i, w.Region, w.Host)
+		return e.amazon(ctx, w)
 	case KindGCR, KindArtifact:
-		return e.google(ctx, i, w.Host)
+		return e.google(ctx, w)
 	case KindGitHub:
 		return gitHub(i, w.Host)
 	case KindDockerHub:

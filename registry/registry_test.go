@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +13,9 @@ import (
 	"github.com/containerd/errdefs"
 	"go.uber.org/goleak"
 
+	"slipway/db"
 	"slipway/engine"
+	"slipway/project"
 	"slipway/registry/registrytest"
 	"slipway/secret"
 )
@@ -187,5 +191,92 @@ func TestPlain(t *testing.T) {
 		if x.is == nil && (err != nil || l.Login != x.want || !l.Expires.IsZero()) || x.is != nil && !x.is(err) {
 			t.Errorf("%s of %s: %+v, %v", x.kind, x.i.Type, l, err)
 		}
+	}
+}
+
+// Who a run is becomes a token at clouds that trust this server, for the audience
+// and of the pipeline that they were told.
+func TestIdentity(t *testing.T) {
+	t.Parallel()
+	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "x.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	box, err := secret.OpenBox(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(nil)
+	issuer := secret.New(d, box, project.NewProjects(d)).Issuer("http://" + srv.Listener.Addr().String())
+	srv.Config.Handler = issuer.Handler()
+	srv.Start()
+	t.Cleanup(srv.Close)
+	a, g := registrytest.NewAmazon(t), registrytest.NewGoogle(t)
+	run := secret.Run{Workspace: "acme", Project: "web", Pipeline: "main"}
+	trust := registrytest.Trust{Issuer: srv.URL, Audience: "sts.amazonaws.com", Subject: run.Subject()}
+	a.Trust(trust)
+	trust.Audience = "https:" + registrytest.Provider
+	g.Trust(trust)
+	e := New(Config{ECR: a.URL, STS: a.URL, Google: g.URL, GoogleSTS: g.URL, GoogleIAM: g.URL, Identity: issuer.Token})
+	e.pause = time.Millisecond
+	other := run
+	other.Pipeline = "other"
+	roles := func(names ...string) secret.Credentials {
+		var c secret.Credentials
+		for _, n := range names {
+			c.Roles = append(c.Roles, secret.Role{ARN: "arn:aws:iam::123456789012:role/" + n, ExternalID: "ours"})
+		}
+		return c
+	}
+	wrong := roles("one")
+	wrong.Audience = "elsewhere"
+	config := func(account string) secret.Credentials {
+		return secret.Credentials{GoogleProject: "demo", Config: `{"type":"external_account","audience":"` + registrytest.Provider + `","token_url":"http://127.0.0.1:1/",
+			"service_account_impersonation_url":"` + account + `","credential_source":{"file":"/etc/passwd"}}`}
+	}
+	const iam = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/"
+	for _, c := range []struct {
+		name, kind, typ string
+		c               secret.Credentials
+		run             secret.Run
+		password        string // what it has in it
+		is              func(error) bool
+	}{
+		{"a role", KindECR, secret.Amazon, roles("one"), run, "-ASIAONE", nil},
+		{"a role by a role", KindECR, secret.Amazon, roles("one", "chained"), run, "-ASIACHAINED", nil},
+		{"another pipeline", KindECR, secret.Amazon, roles("one"), other, "", errdefs.IsUnauthorized},
+		{"another audience", KindECR, secret.Amazon, wrong, run, "", errdefs.IsUnauthorized},
+		{"a role that is not given", KindECR, secret.Amazon, roles("forbidden"), run, "", errdefs.IsUnauthorized},
+		{"no role", KindECR, secret.Amazon, secret.Credentials{}, run, "", errdefs.IsInvalidArgument},
+		{"a service account", KindArtifact, secret.Google, config(iam + registrytest.Robot + ":generateAccessToken"), run, "ya29.token-", nil},
+		{"the provider itself", KindArtifact, secret.Google, config(""), run, "federated", nil},
+		{"another service account", KindArtifact, secret.Google, config(iam + "root@demo.iam.gserviceaccount.com:generateAccessToken"), run, "", errdefs.IsUnauthorized},
+		{"no service account", KindArtifact, secret.Google, config("https://evil.example/"), run, "", errdefs.IsInvalidArgument},
+		{"another pipeline of Google's", KindArtifact, secret.Google, config(""), other, "", errdefs.IsUnauthorized},
+		{"no config", KindArtifact, secret.Google, secret.Credentials{Config: "x"}, run, "", errdefs.IsInvalidArgument},
+		{"GitHub", KindGitHub, secret.GitHub, secret.Credentials{Token: "x"}, run, "", errdefs.IsNotImplemented},
+	} {
+		w := Want{Kind: c.kind, Region: "eu-west-1", Run: c.run, Integration: secret.Integration{ID: "one", Type: c.typ, Auth: secret.AuthOIDC, Credentials: c.c}}
+		if c.kind == KindArtifact {
+			w.Host = "europe-docker.pkg.dev"
+		}
+		l, err := e.Login(t.Context(), w)
+		if c.is == nil && (err != nil || !strings.Contains(l.Password, c.password) || time.Until(l.Expires) < 30*time.Minute) || c.is != nil && !c.is(err) {
+			t.Errorf("%s: %+v, %v", c.name, l, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "eyJ") {
+			t.Errorf("%s shows a token: %v", c.name, err)
+		}
+		e.Forget(w)
+	}
+	// What one pipeline was given, another one does not get.
+	w := Want{Kind: KindECR, Region: "eu-west-1", Run: run, Integration: secret.Integration{ID: "one", Type: secret.Amazon, Auth: secret.AuthOIDC, Credentials: roles("one")}}
+	if _, err := e.Login(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+	w.Run = other
+	if l, err := e.Login(t.Context(), w); !errdefs.IsUnauthorized(err) {
+		t.Errorf("%+v, %v", l, err)
 	}
 }

@@ -50,6 +50,7 @@ func (s *Server) handler() *api.Server {
 	oauth := buddy.OAuth(s.access, srv.ClientIP, srv.Handler(buddy.Name))
 	srv.MountRaw(buddy.OAuthPrefix, oauth)
 	srv.MountRaw("/api"+buddy.OAuthPrefix, oauth)
+	srv.MountRaw("/.well-known", s.secrets.Issuer(s.cfg.PublicURL).Handler())
 	srv.MountRaw("/healthz", says("ok"))
 	srv.MountRaw("/readyz", s.readyz())
 	srv.MountRaw("/metrics", s.onlyKnown(srv, promhttp.HandlerFor(reg, promhttp.HandlerOpts{})))

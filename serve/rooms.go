@@ -31,6 +31,7 @@ func (s *Server) openCore() error {
 	if err != nil {
 		return err
 	}
+	vendors.Identity = s.secrets.Issuer(s.cfg.PublicURL).Token
 	s.pipelines = pipeline.New(pipeline.Config{
 		Limits: limits, PublicURL: s.cfg.PublicURL, Room: s.disk.room, LogMax: logMax, Registries: registry.New(vendors),
 		Language: pipeline.Language{Dialect: buddy.Name, Read: buddy.ReadDefinition},

@@ -40,6 +40,7 @@ type Amazon struct {
 	home   string // the registry of the account
 	tokens int
 	ended  int // tokens up to that one are over
+	trust  Trust
 }
 
 // NewAmazon starts one with the key AKIDBASE, whose secret is base-secret.
@@ -100,7 +101,12 @@ func (a *Amazon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("X-Amz-Target") == "" {
 		service = "sts"
 	}
+	form, _ := url.ParseQuery(string(body))
+	web := service == "sts" && form.Get("Action") == "AssumeRoleWithWebIdentity"
 	who, err := a.signed(r, body, service)
+	if web {
+		who, err = a.trusts(form.Get("WebIdentityToken"))
+	}
 	a.asked = append(a.asked, service+" "+who)
 	refuse := func(status int, code, message string) {
 		w.Header().Set("X-Amzn-ErrorType", code)
@@ -174,21 +180,34 @@ func (a *Amazon) signed(r *http.Request, body []byte, service string) (who strin
 	return key, nil
 }
 
+// Trust has it take the word of an issuer.
+func (a *Amazon) Trust(t Trust) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.trust = t
+}
+
+func (a *Amazon) trusts(token string) (string, error) {
+	claims, err := a.trust.Check(token)
+	return fmt.Sprint(claims["sub"]), err
+}
+
 // role gives keys for a role. A role of the name "chained" wants an external id.
 func (a *Amazon) role(w http.ResponseWriter, body string, refuse func(int, string, string)) {
 	v, err := url.ParseQuery(body)
 	arn := v.Get("RoleArn")
 	name := arn[strings.LastIndex(arn, "/")+1:]
-	if err != nil || v.Get("Action") != "AssumeRole" || v.Get("RoleSessionName") == "" || name == "forbidden" || name == "chained" && v.Get("ExternalId") != "ours" {
+	action := v.Get("Action")
+	if err != nil || !strings.HasPrefix(action, "AssumeRole") || v.Get("RoleSessionName") == "" || name == "forbidden" || name == "chained" && v.Get("ExternalId") != "ours" {
 		refuse(http.StatusForbidden, "AccessDenied", "not authorized to perform: sts:AssumeRole")
 		return
 	}
 	k := aws.Credentials{AccessKeyID: "ASIA" + strings.ToUpper(name), SecretAccessKey: "secret-of-" + name, SessionToken: "session-of-" + name}
 	a.keys[k.AccessKeyID] = k
 	w.Header().Set("Content-Type", "text/xml")
-	fmt.Fprintf(w, `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials><AccessKeyId>%s</AccessKeyId>
-		<SecretAccessKey>%s</SecretAccessKey><SessionToken>%s</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`,
-		k.AccessKeyID, k.SecretAccessKey, k.SessionToken, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	fmt.Fprintf(w, `<%[1]sResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><%[1]sResult><Credentials><AccessKeyId>%[2]s</AccessKeyId>
+		<SecretAccessKey>%[3]s</SecretAccessKey><SessionToken>%[4]s</SessionToken><Expiration>%[5]s</Expiration></Credentials></%[1]sResult></%[1]sResponse>`,
+		action, k.AccessKeyID, k.SecretAccessKey, k.SessionToken, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 }
 
 // Google gives tokens for what is signed with the key of its one account.
@@ -200,6 +219,7 @@ type Google struct {
 	asked  int
 	tokens int
 	lasts  int // seconds
+	trust  Trust
 }
 
 // NewGoogle starts one.
@@ -258,6 +278,14 @@ func (g *Google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusTooManyRequests)
 		return
 	}
+	switch {
+	case r.URL.Path == "/v1/token":
+		g.federate(w, r)
+		return
+	case strings.HasSuffix(r.URL.Path, ":generateAccessToken"):
+		g.impersonate(w, r)
+		return
+	}
 	if err := g.signed(r); err != nil {
 		w.WriteHeader(http.StatusBadRequest)
 		fmt.Fprintf(w, `{"error":"invalid_grant","error_description":%q}`, err.Error())
@@ -266,6 +294,50 @@ func (g *Google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.tokens++
 	w.Header().Set("Content-Type", "application/json")
 	fmt.Fprintf(w, `{"access_token":"ya29.token-%d","token_type":"Bearer","expires_in":%d}`, g.tokens, g.lasts)
+}
+
+// Trust has it take the word of an issuer.
+func (g *Google) Trust(t Trust) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.trust = t
+}
+
+// Provider is the audience of its one workload identity provider, Robot its service
+// account.
+const (
+	Provider = "//iam.googleapis.com/projects/42/locations/global/workloadIdentityPools/ci/providers/slipway"
+	Robot    = "bot@demo.iam.gserviceaccount.com"
+)
+
+// federate gives a token for the word of a trusted issuer.
+func (g *Google) federate(w http.ResponseWriter, r *http.Request) {
+	err := r.ParseForm()
+	if err == nil && (r.Form.Get("audience") != Provider || r.Form.Get("grant_type") != "urn:ietf:params:oauth:grant-type:token-exchange" ||
+		r.Form.Get("subject_token_type") != "urn:ietf:params:oauth:token-type:jwt") {
+		err = fmt.Errorf("the form is %v", r.Form)
+	}
+	if err == nil {
+		_, err = g.trust.Check(r.Form.Get("subject_token"))
+	}
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error":"invalid_grant","error_description":%q}`, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"access_token":"federated","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":%d}`, g.lasts)
+}
+
+// impersonate gives a token of the service account for a federated one.
+func (g *Google) impersonate(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") != "Bearer federated" || !strings.HasPrefix(r.URL.Path, "/v1/projects/-/serviceAccounts/"+Robot+":") {
+		http.Error(w, `{"error":{"code":403,"status":"PERMISSION_DENIED"}}`, http.StatusForbidden)
+		return
+	}
+	g.tokens++
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"accessToken":"ya29.token-%d","expireTime":%q}`, g.tokens, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 }
 
 // signed tells what is wrong with a signed text.
