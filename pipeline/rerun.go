@@ -268,7 +268,7 @@ func (p *Pipelines) rerunIn(tx *db.Tx, by access.Actor, id ExecutionID, from int
 	x.ID, x.Status, x.By, x.Created = ExecutionID(uuid.NewString()), Enqueued, by.User.ID, tx.Now
 	x.Started, x.Finished, x.Delayed, x.Cancelled = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	x.CancelledBy, x.Waits, x.Held, x.prepared, x.loop = 0, nil, false, false, looping{}
-	return x, p.insertRerun(tx, old, &x, start, secrets)
+	return x, p.insertRerun(tx, &x, start, secrets)
 }
 
 // permitRerun tells whether the actor may run all that a rerun would run, and write
@@ -370,7 +370,7 @@ func (p *Pipelines) rerunSecrets(tx *db.Tx, old Execution, x *Execution, in Reru
 }
 
 // insertRerun writes a rerun with what it takes over.
-func (p *Pipelines) insertRerun(tx *db.Tx, old Execution, x *Execution, start Start, secrets map[string]string) error {
+func (p *Pipelines) insertRerun(tx *db.Tx, x *Execution, start Start, secrets map[string]string) error {
 	steps := x.Steps
 	var actions []Action
 	for _, s := range steps {

@@ -28,7 +28,7 @@ func TestRerun(t *testing.T) {
 	if code, _, text := w.ask("POST", path+"/rerun", fmt.Sprintf(`{"from":%q}`, x.Steps[0].ID), w.Token); code != 409 && code != 201 {
 		t.Errorf("before its end: %d %s", code, text)
 	}
-	x, err = w.pipelines.Wait(t.Context(), w.Admin, x.ID)
+	_, err = w.pipelines.Wait(t.Context(), w.Admin, x.ID)
 	w.Must(err)
 	told := func(text string) (a account) {
 		t.Helper()
