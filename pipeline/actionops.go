@@ -72,6 +72,14 @@ func (p *Pipelines) mayName(tx *db.Tx, by access.Actor, workspace string, old, n
 	return p.secrets.MayUseIntegration(tx, by, workspace, now.Integration.name())
 }
 
+// fileMayName is mayName for an action that a file defines, whoever runs it.
+func (p *Pipelines) fileMayName(tx *db.Tx, pl Pipeline, old, now Registry) error {
+	if now.Integration == nil || old.Integration != nil && *old.Integration == *now.Integration {
+		return nil
+	}
+	return p.secrets.FileMayUse(tx, pl.Workspace, now.Integration.name(), int64(pl.ID))
+}
+
 // Actions lists the actions of a pipeline that the actor sees, in the order in
 // which they run.
 func (p *Pipelines) Actions(ctx context.Context, by access.Actor, id ID) ([]Action, error) {

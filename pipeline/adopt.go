@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"slipway/access"
 	"slipway/db"
 	"slipway/event"
 	"slipway/secret"
@@ -33,8 +32,8 @@ type adopted struct {
 // adopt makes the actions of a pipeline those of a definition that was read from a
 // file, and its variables and permissions if it says so; if the file does not hold
 // for the pipeline, the execution alone has these variables, and permissions stay as
-// they are. user is in whose name the execution is. What is wrong is a *project.Invalid.
-func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a adopted, err error) {
+// they are. What is wrong is a *project.Invalid.
+func (p *Pipelines) adopt(tx *db.Tx, pl Pipeline, d *defined) (a adopted, err error) {
 	a = d.adopted(pl)
 	if d.holds || d.Pipeline.VariablesByYAML || d.Pipeline.PermissionsByYAML {
 		if err := p.adoptRow(tx, pl, &a, d); err != nil {
@@ -43,18 +42,19 @@ func (p *Pipelines) adopt(tx *db.Tx, user int64, pl Pipeline, d *defined) (a ado
 	}
 	if !d.holds {
 		a.pipeline.starts(pl.onBranch(d))
-	}
-	by, err := access.As(tx, user)
-	if err != nil {
-		return a, err
+		a.notes = append(a.notes, a.pipeline.shareNoMore(pl)...)
 	}
 	have, gone, err := loadAllActions(tx, pl.ID)
 	if err != nil {
 		return a, err
 	}
+	var narrow *Permissions
+	if !d.holds {
+		narrow = narrowest(have)
+	}
 	var order []ActionID
 	for i, n := range d.Actions {
-		now, hidden, err := p.adoptAction(tx, by, pl, n, &have, gone, d.holds)
+		now, hidden, err := p.adoptAction(tx, pl, n, &have, gone, d.holds, narrow)
 		if err != nil {
 			return a, d.from.wrong(fmt.Sprintf("actions.%d (%s): ", i, n.Name), err)
 		}
@@ -197,20 +197,26 @@ func overlaid(earlier, later map[string]string) map[string]string {
 // adoptAction finds the row of an action by name and kind, or makes one, and gives
 // it what the file says. It is taken out of have. Permissions of one that is there,
 // and its hidden values, stay if the file does not hold for the pipeline; hidden are
-// those of the file.
-func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, holds bool) (now Action, hidden map[string]string, err error) {
+// those of the file. Permissions of a new one are then narrow and what the file says:
+// it may be one of the others under another name.
+func (p *Pipelines) adoptAction(tx *db.Tx, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, holds bool, narrow *Permissions) (now Action, hidden map[string]string, err error) {
 	old, ok := n.takeFrom(have, gone)
 	if !ok {
 		n.Variables = fromFile(n.Variables, nil)
+		if !holds {
+			n.Permissions = both(n.Permissions, narrow)
+		}
 		if now, err = p.createActionIn(tx, pl.ID, n, nil); err == nil {
-			err = p.mayName(tx, by, pl.Workspace, Registry{}, *now.registry())
+			err = p.fileMayName(tx, pl, Registry{}, *now.registry())
 		}
 		if err == nil {
 			hidden, err = p.unseal(tx, "actions", now.ID.row(), int64(now.ID))
 		}
 		return now, hidden, err
 	}
+	named := *old.registry()
 	if gone[old.ID] {
+		named = Registry{} // it may be of a working tree, or of a file of long ago
 		if _, err := tx.Exec(`UPDATE actions SET gone = 0 WHERE id = ?`, old.ID); err != nil {
 			return now, nil, err
 		}
@@ -229,7 +235,7 @@ func (p *Pipelines) adoptAction(tx *db.Tx, by access.Actor, pl Pipeline, n Actio
 		return nil
 	}, nil)
 	if err == nil {
-		err = p.mayName(tx, by, pl.Workspace, *old.registry(), *now.registry())
+		err = p.fileMayName(tx, pl, named, *now.registry())
 	}
 	if err != nil {
 		return now, nil, err
@@ -309,7 +315,7 @@ func (h *handling) definedNow(tx *db.Tx, x *Execution, d *defined) (ended bool, 
 		a, err = h.p.lend(tx, x.By, pl, d)
 		a.pipeline = a.pipeline.ofTree()
 	} else {
-		a, err = h.p.adopt(tx, x.By, pl, d)
+		a, err = h.p.adopt(tx, pl, d)
 	}
 	if err != nil {
 		return false, err

@@ -513,3 +513,108 @@ func TestActionsThatAreGone(t *testing.T) {
 	w.eng.Release(id)
 	w.expect(x, "SUCCESSFUL SUCCESSFUL")
 }
+
+// What an integration says of who may use it holds for files, whoever starts: their
+// writers are not known.
+func TestIntegrationOfAFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	action := sh("true")
+	action.Run.Registry.Integration = &Integration{Identifier: "hub"}
+	w.file("main", Pipeline{}, action)
+	p := w.pipeline(ofFile(Pipeline{}))
+	some := secret.Integration{Workspace: w.home.ID, Name: "hub", Type: secret.DockerHub, AllPipelines: true, Credentials: secret.Credentials{Username: "u", Password: "p"}}
+	made, err := w.secrets.CreateIntegration(t.Context(), w.admin, some)
+	w.must(err)
+	say := func(change func(*secret.Integration)) {
+		t.Helper()
+		_, err := w.secrets.UpdateIntegration(t.Context(), w.admin, w.home.ID, made.ID, func(i *secret.Integration) error { change(i); return nil })
+		w.must(err)
+	}
+	deny := func(i *secret.Integration) {
+		i.Permissions.Users = []secret.IntegrationGrant{{ID: 4711, Level: secret.Denied}}
+	}
+	say(deny)
+	if _, err := w.Start(t.Context(), w.admin, p.ID, Start{}); !errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "allowed_pipelines") {
+		t.Errorf("one that is denied to somebody, started by an administrator: %v", err)
+	}
+	if x := w.wait(w.push("main")); x.Status != Failed || !strings.Contains(x.Problem, "hub is denied to somebody") {
+		t.Errorf("and by a push: %s %q", x.Status, x.Problem)
+	}
+	say(func(i *secret.Integration) { i.Pipelines = []int64{int64(p.ID)} })
+	if _, err := w.Start(t.Context(), w.admin, p.ID, Start{}); err != nil {
+		t.Errorf("one that names the pipeline: %v", err)
+	}
+	say(func(i *secret.Integration) { i.Pipelines = nil })
+	if _, err := w.Start(t.Context(), w.admin, p.ID, Start{}); err != nil {
+		t.Errorf("what an action named before: %v", err)
+	}
+	action.Name = "other"
+	w.file("main", Pipeline{}, action)
+	if _, err := w.Start(t.Context(), w.admin, p.ID, Start{}); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("another action: %v", err)
+	}
+	say(func(i *secret.Integration) { i.Permissions.Users = nil })
+	if _, err := w.Start(t.Context(), w.admin, p.ID, Start{}); err != nil {
+		t.Errorf("one that nobody is denied: %v", err)
+	}
+}
+
+// An action that only the file of some branch has is as narrow as any of the pipeline:
+// it may be one of those by another name.
+func TestRenamedInABranch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	named := func(name string, p *Permissions) Action {
+		a := sh("true")
+		a.Name, a.Permissions = name, p
+		return a
+	}
+	developer := w.member("d@example.com", 2)
+	others := func(word string) *Permissions { return &Permissions{Others: word} }
+	w.file("main", Pipeline{}, named("test", nil), named("deploy", others("DENIED")))
+	p := w.pipeline(ofFile(Pipeline{}))
+	w.wait(w.start(p, Start{Branch: "main"}))
+	start := func(branch string) error {
+		t.Helper()
+		_, err := w.Start(t.Context(), developer, p.ID, Start{Branch: branch})
+		return err
+	}
+	w.file("same", Pipeline{}, named("test", nil))
+	if err := start("same"); err != nil {
+		t.Errorf("what the pipeline has: %v", err)
+	}
+	w.file("renamed", Pipeline{}, named("test", nil), named("ship", others("READ_WRITE")))
+	for range 2 { // it is there the second time
+		if err := start("renamed"); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("another name: %v", err)
+		}
+		w.wait(w.start(p, Start{Branch: "renamed"}))
+	}
+	l, err := w.Actions(t.Context(), developer, p.ID)
+	w.must(err)
+	if len(l) != 1 || l[0].Name != "test" {
+		t.Errorf("seen: %+v", l)
+	}
+	w.file("main", Pipeline{}, named("test", nil), named("ship", nil))
+	w.wait(w.start(p, Start{Branch: "main"}))
+	if err := start("renamed"); err != nil {
+		t.Errorf("once the pipeline has it: %v", err)
+	}
+}
+
+// A file of a branch makes the cache no wider than the pipeline has it.
+func TestCacheScopeOfAFile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	w.file("main", Pipeline{}, sh("true"))
+	w.file("dev", Pipeline{CacheScope: scopeWorkspace}, sh("true"))
+	p := w.pipeline(ofFile(Pipeline{}))
+	if x := w.wait(w.start(p, Start{Branch: "dev"})); x.Frozen.CacheScope != "" || !strings.Contains(strings.Join(w.lines(x, 0), "\n"), "cache_scope WORKSPACE has no effect") {
+		t.Errorf("%q, %q", x.Frozen.CacheScope, w.lines(x, 0))
+	}
+	w.file("main", Pipeline{CacheScope: scopeProject}, sh("true"))
+	if x := w.wait(w.start(p, Start{Branch: "main"})); x.Frozen.CacheScope != scopeProject {
+		t.Errorf("%q", x.Frozen.CacheScope)
+	}
+}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"slipway/engine"
 	"slipway/project"
@@ -24,6 +25,18 @@ func WorkspaceCacheOwner(id string) engine.Owner { return engine.Owner("workspac
 
 // shares tells whether builds of the pipeline have steps in common with others.
 func (p Pipeline) shares() bool { return p.CacheScope != "" && p.CacheScope != scopePipeline }
+
+// shareNoMore takes the cache scope of the pipeline of the store if the file of some
+// branch says a wider one: who may commit there could read what others of the scope
+// have. It gives the note about it.
+func (p *Pipeline) shareNoMore(than Pipeline) (notes []string) {
+	wide := []string{scopePipeline, scopeProject, scopeWorkspace}
+	if slices.Index(wide, p.CacheScope) > max(0, slices.Index(wide, than.CacheScope)) {
+		notes = []string{fmt.Sprintf("cache_scope %s has no effect: this run is not of the last commit of the default branch", p.CacheScope)}
+		p.CacheScope = than.CacheScope
+	}
+	return notes
+}
 
 // emptiesCache tells whether an execution begins without what earlier ones left,
 // but for the files that were put there.

@@ -64,3 +64,23 @@ func TestCacheIsCleared(t *testing.T) {
 		}
 	}
 }
+
+// TestShareNoMore: a file that does not hold makes no scope wider.
+func TestShareNoMore(t *testing.T) {
+	t.Parallel()
+	for _, c := range [][3]string{
+		{"PROJECT", "", ""},
+		{"WORKSPACE", "PROJECT", "PROJECT"},
+		{"WORKSPACE", "PIPELINE", "PIPELINE"},
+		{"PROJECT", "PROJECT", "PROJECT"},
+		{"PIPELINE", "WORKSPACE", "PIPELINE"},
+		{"", "PROJECT", ""},
+		{"", "", ""},
+	} {
+		p := Pipeline{CacheScope: c[0]}
+		notes := p.shareNoMore(Pipeline{CacheScope: c[1]})
+		if p.CacheScope != c[2] || (len(notes) > 0) != (c[0] != c[2]) {
+			t.Errorf("%q of a file, with %q: %q, %q", c[0], c[1], p.CacheScope, notes)
+		}
+	}
+}

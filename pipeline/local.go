@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -77,7 +78,11 @@ func (p *Pipelines) lend(tx *db.Tx, user int64, pl Pipeline, d *defined) (a adop
 	if err != nil {
 		return a, err
 	}
+	narrow := narrowest(have)
 	for i, n := range d.Actions {
+		if d.fork && !slices.ContainsFunc(have, n.isOne) {
+			n.Permissions = both(n.Permissions, narrow)
+		}
 		now, hidden, err := p.lendAction(tx, by, pl, n, &have, gone, d.fork)
 		if err != nil {
 			return a, d.from.wrong(fmt.Sprintf("actions.%d (%s): ", i, n.Name), err)
@@ -93,6 +98,12 @@ func (p *Pipelines) lend(tx *db.Tx, user int64, pl Pipeline, d *defined) (a adop
 // lendAction is adoptAction for lend. What runs without anything hidden need not be
 // of who may change the action.
 func (p *Pipelines) lendAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action, have *[]Action, gone map[ActionID]bool, open bool) (now Action, hidden map[string]string, err error) {
+	mayName := func(old, now Registry) error {
+		if open { // who starts it has not written it
+			return p.fileMayName(tx, pl, old, now)
+		}
+		return p.mayName(tx, by, pl.Workspace, old, now)
+	}
 	old, ok := n.takeFrom(have, gone)
 	if !ok {
 		n.Variables = fromFile(n.Variables, nil)
@@ -102,7 +113,7 @@ func (p *Pipelines) lendAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action
 		if _, err = tx.Exec(`UPDATE actions SET gone = 1 WHERE id = ?`, now.ID); err != nil {
 			return now, nil, err
 		}
-		if err = p.mayName(tx, by, pl.Workspace, Registry{}, *now.registry()); err == nil {
+		if err = mayName(Registry{}, *now.registry()); err == nil {
 			hidden, err = p.unseal(tx, "actions", now.ID.row(), int64(now.ID))
 		}
 		return now, hidden, err
@@ -121,7 +132,7 @@ func (p *Pipelines) lendAction(tx *db.Tx, by access.Actor, pl Pipeline, n Action
 		return now, nil, inv.Err()
 	}
 	if hidden, err = hideAction(&n, had); err == nil {
-		err = p.mayName(tx, by, pl.Workspace, *old.registry(), *n.registry())
+		err = mayName(*old.registry(), *n.registry())
 	}
 	return n, hidden, err
 }

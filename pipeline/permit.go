@@ -23,17 +23,71 @@ func (p *Permissions) level(user int64, groups []int64) access.Level {
 			return narrowing(g.Level)
 		}
 	}
-	levels := []access.Level{access.Denied, access.ReadOnly, access.RunOnly, access.ReadWrite, ""} // the highest last
 	best := -1
 	for _, g := range p.Groups {
 		if slices.Contains(groups, g.ID) {
-			best = max(best, slices.Index(levels, narrowing(g.Level)))
+			best = max(best, slices.Index(levels(), narrowing(g.Level)))
 		}
 	}
 	if best >= 0 {
-		return levels[best]
+		return levels()[best]
 	}
 	return narrowing(p.Others)
+}
+
+// levels are what permissions leave, the highest last.
+func levels() []access.Level {
+	return []access.Level{access.Denied, access.ReadOnly, access.RunOnly, access.ReadWrite, ""}
+}
+
+// lowest is the lowest of some words of permissions.
+func lowest(words ...string) string {
+	return slices.MinFunc(words, func(a, b string) int {
+		return slices.Index(levels(), narrowing(a)) - slices.Index(levels(), narrowing(b))
+	})
+}
+
+// both are permissions that leave nobody more than either of two. Who is in which
+// group is not known: whoever is named in one alone is left the least that the other
+// leaves to anybody who is not named in it.
+func both(a, b *Permissions) *Permissions {
+	switch {
+	case a.Empty():
+		return b
+	case b.Empty():
+		return a
+	}
+	of := func(p *Permissions, named []Grant, id int64) string {
+		if i := slices.IndexFunc(named, func(g Grant) bool { return g.ID == id }); i >= 0 {
+			return named[i].Level
+		}
+		words := []string{p.Others}
+		for _, g := range p.Groups {
+			words = append(words, g.Level)
+		}
+		return lowest(words...)
+	}
+	grants := func(named func(*Permissions) []Grant) (l []Grant) {
+		for _, g := range slices.Concat(named(a), named(b)) {
+			if !slices.ContainsFunc(l, func(had Grant) bool { return had.ID == g.ID }) {
+				l = append(l, Grant{g.ID, lowest(of(a, named(a), g.ID), of(b, named(b), g.ID))})
+			}
+		}
+		return l
+	}
+	return &Permissions{
+		Others: lowest(a.Others, b.Others),
+		Users:  grants(func(p *Permissions) []Grant { return p.Users }),
+		Groups: grants(func(p *Permissions) []Grant { return p.Groups }),
+	}
+}
+
+// narrowest is both for the permissions of all actions; nil if none has any.
+func narrowest(all []Action) (p *Permissions) {
+	for _, a := range all {
+		p = both(p, a.Permissions)
+	}
+	return p
 }
 
 // narrowing gives the level that a word of permissions stands for, "" for those

@@ -1,10 +1,12 @@
 package pipeline
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"pgregory.net/rapid"
 
 	"slipway/access"
 	"slipway/logs"
@@ -219,4 +221,34 @@ func orOK(err error) error {
 		return nil
 	}
 	return err
+}
+
+// Both leave nobody more than either does.
+func TestBoth(t *testing.T) {
+	t.Parallel()
+	words := []string{"DENIED", "READ_ONLY", "RUN_ONLY", "READ_WRITE", "DEFAULT"}
+	some := rapid.Custom(func(t *rapid.T) *Permissions {
+		if rapid.Bool().Draw(t, "none") {
+			return nil
+		}
+		p := &Permissions{Others: rapid.SampledFrom(words).Draw(t, "others")}
+		for id := int64(1); id <= 3; id++ {
+			if rapid.Bool().Draw(t, "user") {
+				p.Users = append(p.Users, Grant{id, rapid.SampledFrom(words).Draw(t, "level")})
+			}
+			if rapid.Bool().Draw(t, "group") {
+				p.Groups = append(p.Groups, Grant{id, rapid.SampledFrom(words).Draw(t, "level")})
+			}
+		}
+		return p
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := some.Draw(t, "a"), some.Draw(t, "b")
+		user := rapid.Int64Range(1, 4).Draw(t, "of")
+		groups := rapid.SliceOfDistinct(rapid.Int64Range(1, 4), rapid.ID).Draw(t, "groups")
+		rank := func(p *Permissions) int { return slices.Index(levels(), p.level(user, groups)) }
+		if got := rank(both(a, b)); got > min(rank(a), rank(b)) {
+			t.Errorf("%+v and %+v: %+v", a, b, both(a, b))
+		}
+	})
 }

@@ -206,7 +206,7 @@ func (p *Pipelines) startIn(tx *db.Tx, user int64, id ID, in Start, commit, from
 		a, err = p.lend(tx, user, pl, d)
 		pl = a.pipeline
 	default:
-		a, err = p.adopt(tx, user, pl, d)
+		a, err = p.adopt(tx, pl, d)
 		pl = a.pipeline
 	}
 	if err != nil {

@@ -137,6 +137,12 @@ func (i Integration) level(by access.Actor) string {
 	return p.Others
 }
 
+// deny tells whether there may be somebody who is denied.
+func (p IntegrationPermissions) deny() bool {
+	denied := func(g IntegrationGrant) bool { return g.Level == Denied }
+	return p.Admins == Denied || p.Others == Denied || slices.ContainsFunc(p.Users, denied) || slices.ContainsFunc(p.Groups, denied)
+}
+
 // usable tells whether a pipeline may use the integration.
 func (i Integration) usable(in project.ID, pipeline int64) bool {
 	return (i.Project == "" || i.Project == in) && (i.AllPipelines || slices.Contains(i.Pipelines, pipeline))

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -161,6 +162,22 @@ func (s *Secrets) MayUseIntegration(tx *db.Tx, by access.Actor, workspace, name 
 	}
 	if err == nil && i.level(by) == Denied {
 		err = fmt.Errorf("the integration %s may not be used by you: %w", name, errdefs.ErrPermissionDenied)
+	}
+	return err
+}
+
+// FileMayUse tells whether an action that is defined in a file may use the
+// integration of that id or identifier. Who wrote the file is not known, and whoever
+// starts a run of it need not have read it: so it is errdefs.ErrPermissionDenied if
+// the integration is denied to anybody, unless it names the pipeline among those that
+// may use it. One that is not there is nobody's to deny.
+func (s *Secrets) FileMayUse(tx *db.Tx, workspace, name string, pipeline int64) error {
+	i, err := s.findIntegration(tx, workspace, name)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err == nil && i.Permissions.deny() && !slices.Contains(i.Pipelines, pipeline) {
+		err = fmt.Errorf("the integration %s is denied to somebody, so a file may name it only if its allowed_pipelines name this pipeline: %w", name, errdefs.ErrPermissionDenied)
 	}
 	return err
 }
