@@ -233,6 +233,7 @@ func (a Action) Validate(inv *project.Invalid) {
 	}
 	notLonger(inv, nameMax, "name", a.Name)
 	inv.NoNUL("name", a.Name)
+	validateLoop(inv, a.Loop)
 	whens := []string{""}
 	for _, w := range Whens() {
 		whens = append(whens, string(w))

@@ -80,6 +80,9 @@ func TestApprovalRefused(t *testing.T) {
 	_, err := w.Operate(ctx, w.admin, x.ID, OpCancel)
 	w.must(err)
 	x = w.expect(x, "TERMINATED NOT_EXECUTED NOT_EXECUTED")
+	if x.EndedBy(x.Steps[0]) != w.admin.User.ID || x.EndedBy(ActionExecution{Status: Skipped}) != 0 {
+		t.Errorf("cancelled by %d", x.EndedBy(x.Steps[0]))
+	}
 	if l := x.Steps[0].Waits; len(l) != 1 || l[0].For != WaitApproval || l[0].Until.IsZero() {
 		t.Errorf("%+v", l)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -21,6 +23,44 @@ type Definition struct {
 	Actions  []Action
 	// Says are those of Starters that a file has.
 	Says []string `json:",omitempty"`
+	// Lines are where things stand in the file, by their paths in the pipeline; "" is
+	// the pipeline itself. Nil if that is not known.
+	Lines map[string]int `json:"-"`
+}
+
+// placed says of what is wrong with the nth definition of a list where that stands.
+func (d Definition) placed(n int, err error) error {
+	bad, ok := project.AsInvalid(err)
+	if !ok {
+		return fmt.Errorf("import pipeline %q: %w", d.Pipeline.Name, err)
+	}
+	var inv project.Invalid
+	for _, f := range bad.Fields {
+		for at := f.Path; ; at = at[:max(0, strings.LastIndexByte(at, '.'))] {
+			if line, ok := d.Lines[at]; ok {
+				f.Message = fmt.Sprintf("line %d: %s", line, f.Message)
+				break
+			}
+			if at == "" {
+				break
+			}
+		}
+		inv.Add(strings.TrimSuffix(fmt.Sprintf("pipelines.%d.%s", n, f.Path), "."), f.Kind, f.Message)
+	}
+	return inv.Err()
+}
+
+// inside gives the paths of what is wrong with a part as those of the whole.
+func inside(part string, err error) error {
+	bad, ok := project.AsInvalid(err)
+	if !ok {
+		return err
+	}
+	var inv project.Invalid
+	for _, f := range bad.Fields {
+		inv.Add(strings.TrimSuffix(part+"."+f.Path, "."), f.Kind, f.Message)
+	}
+	return inv.Err()
 }
 
 // maxActions bounds the actions of a definition.
@@ -96,10 +136,10 @@ func (p *Pipelines) Import(ctx context.Context, by access.Actor, in project.ID, 
 	var done []Imported
 	err := p.Together(ctx, by, in, func(b *Batch) error {
 		done = nil
-		for _, d := range list {
+		for n, d := range list {
 			made, err := b.define(dialect, d)
 			if err != nil {
-				return fmt.Errorf("import pipeline %q: %w", d.Pipeline.Name, err)
+				return d.placed(n, err)
 			}
 			done = append(done, made)
 		}
@@ -187,7 +227,7 @@ func (b *Batch) defineActions(dialect string, pl Pipeline, want []Action) error 
 	have = slices.DeleteFunc(have, func(a Action) bool { return errdefs.IsNotFound(permitAction(b.by, pl, a, access.ExecutionInfo)) })
 	first := ActionID(0)
 	last := &first // each goes behind the one before
-	for _, a := range want {
+	for n, a := range want {
 		i := slices.IndexFunc(have, a.isOne)
 		var now, old Action
 		if i < 0 {
@@ -205,7 +245,7 @@ func (b *Batch) defineActions(dialect string, pl Pipeline, want []Action) error 
 			err = b.p.mayName(b.tx, b.by, pl.Workspace, *old.registry(), *now.registry())
 		}
 		if err != nil {
-			return fmt.Errorf("action %q: %w", a.Name, err)
+			return inside("actions."+strconv.Itoa(n), fmt.Errorf("action %q: %w", a.Name, err))
 		}
 		id := now.ID
 		last = &id

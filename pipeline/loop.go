@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"slipway/db"
+	"slipway/project"
 	"slipway/secret"
 )
 
@@ -25,9 +26,23 @@ func looped(name string) string {
 	return name
 }
 
+// validateLoop notes what is wrong with the names of a loop.
+func validateLoop(inv *project.Invalid, loop []string) {
+	seen := map[string]bool{}
+	for i, name := range loop {
+		at := fmt.Sprintf("loop.%d", i)
+		inv.Text(at, name, nameMax)
+		if name = looped(name); seen[name] {
+			inv.Add(at, "conflict", "is there twice")
+		}
+		seen[name] = true
+	}
+}
+
 // combinations are the rounds of a loop: one for each combination of the comma
-// separated values of its variables, the last variable changing first.
-func combinations(loop []string, vars map[string]string) ([]map[string]string, error) {
+// separated values of its variables, the last variable changing first; most is how
+// many there may be.
+func combinations(loop []string, vars map[string]string, most int) ([]map[string]string, error) {
 	rounds := []map[string]string{{}}
 	for _, name := range loop {
 		name = looped(name)
@@ -36,8 +51,8 @@ func combinations(loop []string, vars map[string]string) ([]map[string]string, e
 			return nil, fmt.Errorf("loop: there is no variable %s", name)
 		}
 		values := commaList(text)
-		if len(rounds)*len(values) > maxRounds {
-			return nil, fmt.Errorf("loop: there are more than %d combinations of the values of %s", maxRounds, strings.Join(loop, ", "))
+		if len(rounds)*len(values) > most {
+			return nil, fmt.Errorf("loop: there are more than %d combinations of the values of %s", most, strings.Join(loop, ", "))
 		}
 		var next []map[string]string
 		for _, r := range rounds {
@@ -72,14 +87,12 @@ func (p *Pipelines) rounds(tx *db.Tx, a adopted, in Start) (l [][]Variable, err 
 	if err != nil {
 		return nil, err
 	}
-	all, err := combinations(pl.Loop, v.byKey)
+	all, err := combinations(pl.Loop, v.byKey, maxRuns)
 	switch {
 	case err != nil:
 		return nil, &fatalError{err}
 	case len(all) == 0:
 		return nil, fatal("loop: there are no values of %s to run the pipeline with", strings.Join(pl.Loop, ", "))
-	case len(all) > maxRuns:
-		return nil, fatal("loop: there are %d combinations of the values of %s, and one start makes at most %d runs", len(all), strings.Join(pl.Loop, ", "), maxRuns)
 	case len(all)*len(a.actions) > maxSteps:
 		return nil, fatal("loop: %d runs of %d actions are %d, and one start makes at most %d actions: take fewer values of %s", len(all), len(a.actions), len(all)*len(a.actions), maxSteps, strings.Join(pl.Loop, ", "))
 	}
@@ -129,7 +142,7 @@ func (p *Pipelines) atStart(tx *db.Tx, a adopted, in Start) (*values, error) {
 // round gives the variables of the combination that is run now, in place of v,
 // and how many there are from it on. The log says which it is.
 func (h *handling) round(ctx context.Context, s ActionExecution, v *values, log *lines) (*values, int, error) {
-	rounds, err := combinations(s.Action.Loop, v.byKey)
+	rounds, err := combinations(s.Action.Loop, v.byKey, maxRounds)
 	if err != nil {
 		return v, 0, &fatalError{err}
 	}

@@ -81,8 +81,13 @@ func (p Pipeline) validateOrigin(inv *project.Invalid) {
 	if p.DefinitionSource == remoteFile && strings.Trim(r.Path, "/") == "" {
 		inv.Add("remote_path", "required", "is required with definition_source REMOTE: the file of the template")
 	}
+	keys := map[string]bool{}
 	for i, q := range r.Parameters {
 		at := "remote_parameters." + strconv.Itoa(i)
+		if keys[q.Key] {
+			inv.Add(at+".key", "conflict", "is there twice")
+		}
+		keys[q.Key] = true
 		if !variableKey.MatchString(q.Key) {
 			inv.Add(at+".key", "format", "must be letters, digits and _, not beginning with a digit")
 		}

@@ -2,12 +2,14 @@ package pipeline
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"slipway/db"
+	"slipway/project"
 )
 
 func beside(a Action, next RunNext) Action {
@@ -278,10 +280,18 @@ func TestLoop(t *testing.T) {
 func TestCombinations(t *testing.T) {
 	t.Parallel()
 	vars := map[string]string{"A": "1,2", "B": "x", "MANY": strings.Repeat("v,", 600)}
-	if l, err := combinations([]string{"A", "${B}"}, vars); err != nil || len(l) != 2 || l[1]["A"] != "2" || l[1]["B"] != "x" {
+	if l, err := combinations([]string{"A", "${B}"}, vars, maxRounds); err != nil || len(l) != 2 || l[1]["A"] != "2" || l[1]["B"] != "x" {
 		t.Error(l, err)
 	}
-	if _, err := combinations([]string{"A", "MANY"}, vars); err == nil || !strings.Contains(err.Error(), "more than 1000") {
+	if _, err := combinations([]string{"A", "MANY"}, vars, maxRounds); err == nil || !strings.Contains(err.Error(), "more than 1000") {
 		t.Error(err)
+	}
+	if _, err := combinations([]string{"MANY"}, vars, maxRuns); err == nil || !strings.Contains(err.Error(), "more than 100 ") {
+		t.Error(err)
+	}
+	var inv project.Invalid
+	validateLoop(&inv, []string{"A", "B", "$A", "x\x00", strings.Repeat("n", nameMax+1)})
+	if bad, ok := project.AsInvalid(inv.Err()); !ok || fmt.Sprint(bad.Fields) != "[{loop.2 conflict is there twice} {loop.3 format must not contain NUL} {loop.4 maximum must be at most 255 characters}]" {
+		t.Errorf("%v", inv.Err())
 	}
 }

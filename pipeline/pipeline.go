@@ -320,6 +320,7 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 	for i, ref := range p.Refs {
 		notLonger(inv, textMax, "refs."+strconv.Itoa(i), ref)
 	}
+	validateLoop(inv, p.Loop)
 	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")
 	oneOf(inv, "priority", string(p.Priority), "", "LOW", "NORMAL", "HIGH")
 	oneOf(inv, "git_config_ref", p.GitConfigRef, "", "NONE", "FIXED", "DYNAMIC")

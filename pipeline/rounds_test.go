@@ -110,7 +110,7 @@ func TestLoopThatCannotBe(t *testing.T) {
 	}{
 		"unknown":  {nil, "loop: there is no variable X"},
 		"none":     {new(string), "loop: there are no values of X to run the pipeline with"},
-		"too many": {ptr(strings.Repeat("x,", maxRuns) + "x"), fmt.Sprintf("loop: there are %d combinations of the values of X, and one start makes at most %d runs", maxRuns+1, maxRuns)},
+		"too many": {ptr(strings.Repeat("x,", maxRuns) + "x"), fmt.Sprintf("loop: there are more than %d combinations of the values of X", maxRuns)},
 	} {
 		p := Pipeline{Name: name, Loop: []string{"X"}}
 		if c.values != nil {

@@ -128,6 +128,15 @@ func (x Execution) Why(i int) Why {
 	}[word]}
 }
 
+// EndedBy is the user whose cancelling ended a step or kept it from its turn; 0 if it
+// was nobody's.
+func (x Execution) EndedBy(s ActionExecution) int64 {
+	if s.Status == Terminated || s.Status == NotExecuted && x.Status == Terminated {
+		return x.CancelledBy
+	}
+	return 0
+}
+
 // refusal is why a step was not reached by an execution that has ended.
 func (x Execution) refusal(i int) string {
 	g := going{terminating: x.Status == Terminated || x.Status == Terminating, held: x.held()}

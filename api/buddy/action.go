@@ -110,7 +110,7 @@ func commonFields() []field[action] {
 		secondsField("timeout", func(a *action) *secondsOf { return &a.Timeout }).as(obeyed, "0 or none is 90 minutes; at most 24 hours"),
 		intField("retry_count", func(a *action) int64 { return int64(a.Retries) }, func(a *action, n int64) { a.Retries = clampInt(n) }),
 		secondsField("retry_interval", func(a *action) *secondsOf { return &a.RetryInterval }),
-		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(obeyed, "names of variables; at most 1000 combinations"),
+		stringsField("loop", func(a *action) *[]string { return &a.Loop }).as(obeyed, "names of variables, each once; at most 1000 combinations"),
 		{
 			name: "permissions", status: obeyed, note: "narrow what members may do",
 			in:  func(d *decoder, raw json.RawMessage, a *action) { a.Permissions = d.permissions(raw) },

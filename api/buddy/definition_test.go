@@ -201,6 +201,7 @@ func TestRemoteDefinition(t *testing.T) {
 		`{"remote_project_name":"none"}`:                                          "remote_project_name: there is no project",
 		`{"remote_path":""}`:                                                      "remote_path: is required",
 		`{"remote_parameters":[{"key":"a b","value":"x"}]}`:                       "remote_parameters.0.key: must be letters",
+		`{"remote_parameters":[{"key":"a","value":"1"},{"key":"a","value":"2"}]}`: "remote_parameters.1.key: is there twice",
 		`{"remote_parameters":[{"key":"a","value":1}]}`:                           "remote_parameters.0.value: must be a string",
 		`{"remote_branch":"a","remote_ref":"b"}`:                                  "remote_ref: says something else",
 		`{"git_config_ref":"FIXED"}`:                                              "git_config.path: is required",

@@ -156,8 +156,8 @@ func fromStep(at place, x *pipeline.Execution, s pipeline.ActionExecution) objec
 		progress = 100
 	}
 	var terminator, termination any
-	if s.Status == pipeline.Terminated && x.CancelledBy != 0 {
-		terminator, termination = x.CancelledBy, stamp(x.Cancelled)
+	if by := x.EndedBy(s); by != 0 {
+		terminator, termination = by, stamp(x.Cancelled)
 	}
 	var approver any
 	if s.Approver != 0 {

@@ -121,7 +121,7 @@ func stateFields() []field[pipe] {
 		strField("worker", func(p *pipe) *string { return &p.Worker }).as(failing, ""),
 		wordField("cache_scope", "PIPELINE", func(p *pipe) string { return p.CacheScope }, func(p *pipe, s string) { p.CacheScope = s }).
 			as(obeyed, "whose builds find each other's cached steps and cache mounts; builds of pull requests find those of the scope and add none"),
-		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(obeyed, "one start makes a run for each combination of the comma separated values of these variables").answered(func(p *pipe) any { return list(p.Loop) }),
+		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(obeyed, "one start makes a run for each combination of the comma separated values of these variables; at most 100").answered(func(p *pipe) any { return list(p.Loop) }),
 		{
 			name: "permissions", status: obeyed, note: "narrow what members may do",
 			in:  func(d *decoder, raw json.RawMessage, p *pipe) { p.Permissions = d.permissions(raw) },

@@ -36,7 +36,10 @@ func ReadYAML(text []byte) (list []pipeline.Definition, ignored []string, err er
 	f := &yamlFile{lines: map[string]int{}, left: maxNodes}
 	all := f.list(text)
 	for i, v := range all {
-		list = append(list, f.definition("pipelines."+strconv.Itoa(i), v, pipe{}))
+		at := "pipelines." + strconv.Itoa(i)
+		d := f.definition(at, v, pipe{})
+		d.Lines = f.linesBelow(at)
+		list = append(list, d)
 	}
 	f.twice(list)
 	return list, f.unread(), f.wrong()
@@ -191,6 +194,19 @@ func (f *yamlFile) unread() []string {
 		return append(f.ignored, fmt.Sprintf("and each of %d more", f.vain))
 	}
 	return f.ignored
+}
+
+// linesBelow are the lines of all that is in something, by paths that begin there.
+func (f *yamlFile) linesBelow(at string) map[string]int {
+	m := map[string]int{}
+	for path, line := range f.lines {
+		if path == at {
+			m[""] = line
+		} else if rest, ok := strings.CutPrefix(path, at+"."); ok {
+			m[rest] = line
+		}
+	}
+	return m
 }
 
 // bad notes what is wrong with something, with its line.

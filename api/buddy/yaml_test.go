@@ -303,7 +303,10 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		if name == "wait_for_variables" {
 			return []string{"VERSION", "TOKEN"}
 		}
-		if name == "tags" || name == "loop" || name == "versions" || name == "refs" {
+		if name == "loop" {
+			return rapid.SliceOfNDistinct(words("A", "$B", "c"), 0, 3, rapid.ID).Draw(t, name)
+		}
+		if name == "tags" || name == "versions" || name == "refs" {
 			return texts.Draw(t, name)
 		}
 		return flag.Draw(t, name)
