@@ -42,25 +42,30 @@ func (p *Pipeline) shareNoMore(than Pipeline) (notes []string) {
 // but for the files that were put there.
 func (x Execution) emptiesCache() bool { return x.ClearCache || x.Frozen.ClearCache }
 
+// asideSuffix ends the owner of what builds of a pipeline have that no others find.
+const asideSuffix = "-aside"
+
 // cacheOf says whose cached steps a build of an execution uses. That of a pull
-// request gives nothing: what it is of was looked at by nobody.
+// request, or of somebody's working tree, takes those of the pipeline, and what it
+// does itself is found by such builds alone: nobody has looked at what it is of.
 func cacheOf(x Execution, b Build) engine.BuildCache {
-	c := engine.BuildCache{Owner: x.Pipeline.Owner()}
+	c := engine.BuildCache{Owner: x.Pipeline.Owner(), Take: !x.emptiesCache()}
+	if x.PullRequest != "" || x.local() {
+		c.Owner, c.Scope = c.Owner+asideSuffix, c.Owner
+		return c
+	}
 	switch x.Frozen.CacheScope {
 	case scopeProject:
 		c.Scope = CacheOwner(x.Project)
 	case scopeWorkspace:
 		c.Scope = WorkspaceCacheOwner(x.Workspace)
 	default:
+		c.Take = false
 		return c
 	}
-	c.Take = !x.emptiesCache()
-	switch {
-	case x.PullRequest != "":
-	case b.CacheMode == "MAX":
+	c.Give = engine.GiveImage
+	if b.CacheMode == "MAX" {
 		c.Give = engine.GiveAll
-	default:
-		c.Give = engine.GiveImage
 	}
 	return c
 }
@@ -72,8 +77,11 @@ func (h *handling) clearBuilds(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	if _, err := c.ClearCache(ctx, h.x.Workspace, h.x.Pipeline.Owner()); err != nil {
-		return fmt.Errorf("empty the build cache of the pipeline: %w", err)
+	own := h.x.Pipeline.Owner()
+	for _, owner := range []engine.Owner{own, own + asideSuffix} {
+		if _, err := c.ClearCache(ctx, h.x.Workspace, owner); err != nil {
+			return fmt.Errorf("empty the build cache of the pipeline: %w", err)
+		}
 	}
 	return nil
 }

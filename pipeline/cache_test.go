@@ -21,7 +21,8 @@ func TestCacheOf(t *testing.T) {
 		{"PROJECT", "", "", false, engine.BuildCache{Owner: own, Scope: of, Take: true, Give: engine.GiveImage}},
 		{"PROJECT", "MIN", "", true, engine.BuildCache{Owner: own, Scope: of, Give: engine.GiveImage}},
 		{"WORKSPACE", "MAX", "", false, engine.BuildCache{Owner: own, Scope: all, Take: true, Give: engine.GiveAll}},
-		{"WORKSPACE", "MAX", "pull/3/head", false, engine.BuildCache{Owner: own, Scope: all, Take: true}},
+		{"WORKSPACE", "MAX", "pull/3/head", false, engine.BuildCache{Owner: own + "-aside", Scope: own, Take: true}},
+		{"", "", "pull/3/head", true, engine.BuildCache{Owner: own + "-aside", Scope: own}},
 	} {
 		x := Execution{Pipeline: 7, Project: "p", Workspace: "w", PullRequest: c.pull, Frozen: Pipeline{CacheScope: c.scope}}
 		x.ClearCache = c.clear
@@ -32,7 +33,7 @@ func TestCacheOf(t *testing.T) {
 		if got := cacheOf(x, Build{CacheMode: c.mode}); got != c.want {
 			t.Errorf("%+v, always: %+v", c, got)
 		}
-		if mounts := cacheOf(x, Build{CacheMode: c.mode}).Mounts(); (mounts == own) != (c.want.Give == "") {
+		if mounts := cacheOf(x, Build{CacheMode: c.mode}).Mounts(); (mounts == c.want.Scope) != (c.want.Give != "") {
 			t.Errorf("%+v: cache mounts of %s", c, mounts)
 		}
 	}

@@ -365,7 +365,7 @@ func (p *Pipelines) Living(ctx context.Context, owner engine.Owner) (bool, error
 		case "pipeline":
 			return tx.QueryRow(`SELECT COUNT(*) FROM pipelines p WHERE p.id = ? AND (p.deleted IS NULL OR EXISTS
 				(SELECT 1 FROM executions e WHERE e.pipeline = p.id AND e.status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')))`,
-				id).Scan(&n)
+				strings.TrimSuffix(id, asideSuffix)).Scan(&n)
 		}
 		return nil
 	})

@@ -120,7 +120,7 @@ func stateFields() []field[pipe] {
 		wordField("cpu", "X64", func(p *pipe) string { return p.CPU }, func(p *pipe, s string) { p.CPU = s }).as(partly, "X64 is obeyed"),
 		strField("worker", func(p *pipe) *string { return &p.Worker }).as(failing, ""),
 		wordField("cache_scope", "PIPELINE", func(p *pipe) string { return p.CacheScope }, func(p *pipe, s string) { p.CacheScope = s }).
-			as(obeyed, "whose builds find each other's cached steps and cache mounts; builds of pull requests find those of the scope and add none"),
+			as(obeyed, "whose builds find each other's cached steps and cache mounts; builds of pull requests find those of the pipeline and add none"),
 		stringsField("loop", func(p *pipe) *[]string { return &p.Loop }).as(obeyed, "one start makes a run for each combination of the comma separated values of these variables; at most 100").answered(func(p *pipe) any { return list(p.Loop) }),
 		{
 			name: "permissions", status: obeyed, note: "narrow what members may do",

@@ -147,8 +147,8 @@ func TestImportAndExport(t *testing.T) {
 	// All of a file, or nothing.
 	before := w.get(200, "GET", base+"/pipelines:export", "")
 	for file, want := range map[string]string{
-		"- pipeline: new\n- pipeline: main\n  actions:\n  - {action: x, type: RUN_DOCKER_CONTAINER}":        `"field":"pipelines.1.actions.0.docker_image_name"`,
-		"- pipeline: new\n- pipeline: other\n  variables: [{key: A, value: '!encrypted', encrypted: true}]": "no earlier value",
+		"- pipeline: new\n- pipeline: main\n  actions:\n  - {action: x, type: RUN_DOCKER_CONTAINER}":                                                                                                            `"field":"pipelines.1.actions.0.docker_image_name"`,
+		"- pipeline: new\n- pipeline: other\n  variables: [{key: A, value: '!encrypted', encrypted: true}]":                                                                                                     "no earlier value",
 		"- pipeline: new\n  actions:\n  - action: x\n    type: DOCKER_BUILD_MULTI_ARCH\n  - action: y\n    type: DOCKER_BUILD_MULTI_ARCH\n    variables:\n    - {key: A, value: '!encrypted', encrypted: true}": `"pipelines.0.actions.1.variables.0.value: line 8: there is no earlier value`,
 		"": "must be a list of pipelines",
 	} {
