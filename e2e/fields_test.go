@@ -363,7 +363,7 @@ func (s *server) showBuilds(t *testing.T, project, typ string, o *outside) {
 		{action: builds("secrets older", "docker/Secrets", "ignore_errors", true, "secrets", []any{
 			map[string]any{"secret_id": "file", "secret_src": "hello"}, map[string]any{"secret_id": "env", "secret_src": "docker/Other"},
 		}), says: " bytes"},
-		{action: builds("secrets escape", "docker/Secrets", "ignore_errors", true, "secrets", []any{map[string]any{"id": "file", "value": "../../etc/passwd", "type": "FILE"}}), status: "FAILED", never: "root:"},
+		{action: builds("secrets escape", "docker/Secrets", "ignore_errors", true, "variables", []any{variable("UP", "../..")}, "secrets", []any{map[string]any{"id": "file", "value": "$UP/etc/passwd", "type": "FILE"}}), status: "FAILED", never: "root:"},
 		{action: builds("docker_image_tag", "docker/Kept", "repository", project+"-tags", "docker_image_tag", "first,second"), says: "sha256:"},
 		{action: builds("repository", "docker/Kept", "repository", project+"-named"), says: "sha256:"},
 		{action: builds("versions", "docker/Kept", "repository", project+"-versions", "versions", []string{"1.0", "1.0.3,stable"}), says: "sha256:"},

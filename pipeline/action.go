@@ -307,8 +307,14 @@ func (b Build) validate(inv *project.Invalid) {
 	}
 	inv.NoNUL("dockerfile_path", b.Dockerfile, "context_path", b.Context, "target_stage", b.Target, "target_platform", b.Platforms,
 		"docker_image_name", b.Image, "docker_image_tag", b.Tag, "repository", b.Repository, "package", b.Package, "target_path", b.TargetPath)
+	paths(inv, "dockerfile_path", b.Dockerfile, "context_path", b.Context)
+	tags(inv, "docker_image_tag", b.Tag, false)
+	name(inv, "docker_image_name", b.Image)
+	name(inv, "repository", b.Repository)
+	name(inv, "package", b.Package)
 	for i, v := range b.Versions {
 		inv.NoNUL("versions."+strconv.Itoa(i), v)
+		tags(inv, "versions."+strconv.Itoa(i), v, false)
 	}
 	for i, a := range b.Args {
 		inv.NoNUL("build_args."+strconv.Itoa(i), a)
@@ -325,6 +331,9 @@ func (b Build) validate(inv *project.Invalid) {
 			inv.Add(at+".value", "required", "is required")
 		}
 		inv.NoNUL(at+".id", s.ID, at+".value", s.Value)
+		if s.Type != "ENV" {
+			paths(inv, at+".value", s.Value)
+		}
 		oneOf(inv, at+".type", s.Type, "", "FILE", "ENV")
 	}
 	oneOf(inv, "provenance", b.Provenance, "", "NONE", "MIN", "MAX")
@@ -343,9 +352,15 @@ func (r Run) validate(inv *project.Invalid) {
 	}
 	inv.NoNUL("docker_image_name", r.Image, "docker_image_tag", r.Tag, "inline_commands", r.Commands, "entrypoint", r.Entrypoint,
 		"run_as_user", r.User, "export_container_path", r.ExportPath)
+	paths(inv, "export_container_path", r.ExportPath)
+	tags(inv, "docker_image_tag", r.Tag, true)
+	name(inv, "docker_image_name", r.Image)
 	if len(r.Commands) > maxCommands {
 		inv.Add("inline_commands", "maximum", fmt.Sprintf("must be at most %d bytes", maxCommands))
-	} else if entrypoint, command, _, err := r.argv(newValues()); err == nil { // what variables make of them is seen at the start
+	} else if entrypoint, command, _, err := r.argv(newValues()); err != nil && literal(r.Entrypoint+r.Commands) {
+		at, what, _ := strings.Cut(err.Error(), ": ")
+		inv.Add(at, "format", what)
+	} else if err == nil { // what variables make of them is seen at the start
 		command, _ = filed(entrypoint, command)
 		for _, c := range []struct {
 			at    string
@@ -358,7 +373,11 @@ func (r Run) validate(inv *project.Invalid) {
 	}
 	for i, m := range r.Mounts {
 		inv.NoNUL("volume_mappings."+strconv.Itoa(i), m)
-		if _, _, err := splitMapping(m); err != nil {
+		_, _, err := splitMapping(m)
+		if err == nil && literal(m) {
+			_, err = mapping(m, "")
+		}
+		if err != nil {
 			inv.Add("volume_mappings."+strconv.Itoa(i), "format", err.Error())
 		}
 	}

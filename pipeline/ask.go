@@ -103,16 +103,11 @@ func (p *Pipelines) checkGiven(tx *db.Tx, x Execution, asking []ActionExecution,
 	asked = slices.Compact(asked)
 	validateVariables(given, &inv)
 	have := map[string]bool{}
-	for i := range given {
-		v := &given[i]
-		at := "variables." + strconv.Itoa(i) + ".key"
-		switch {
-		case !slices.Contains(asked, v.Key):
-			inv.Add(at, "unknown", "is not waited for: what is waited for is "+strings.Join(asked, ", "))
-		case have[v.Key]:
-			inv.Add(at, "conflict", "is there twice")
-		}
+	for i, v := range given {
 		have[v.Key] = true
+		if !slices.Contains(asked, v.Key) {
+			inv.Add("variables."+strconv.Itoa(i)+".key", "unknown", "is not waited for: what is waited for is "+strings.Join(asked, ", "))
+		}
 	}
 	for _, s := range asking {
 		known, err := p.knownTo(tx, x, s)

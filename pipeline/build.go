@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path"
 	"slices"
 	"strings"
 
@@ -106,9 +105,16 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 	if err := b.public(v, args); err != nil {
 		return Result{}, nil, &fatalError{err}
 	}
+	folder, err := rooted(v.expand(b.Context))
+	if err != nil {
+		return Result{}, nil, fatal("context_path: %w", err)
+	}
+	if _, err := rooted(v.expand(b.Dockerfile)); err != nil {
+		return Result{}, nil, fatal("dockerfile_path: %w", err)
+	}
 	spec := engine.BuildSpec{
 		Owner: x.ID.Owner(), Workspace: x.Workspace, Cache: cacheOf(x, b), Source: engine.Source{Volume: h.volume},
-		Context: path.Clean("/" + v.expand(b.Context)), Dockerfile: v.expand(b.Dockerfile), Target: v.expand(b.Target),
+		Context: folder, Dockerfile: v.expand(b.Dockerfile), Target: v.expand(b.Target),
 		Platforms: commaList(v.expand(b.Platforms)), Args: args, NoCache: b.NoCache,
 		Pull: b.Pull != nil && *b.Pull || b.Pull == nil && b.Multi, Provenance: b.provenance(),
 		Lookup: func(ctx context.Context, ref string) (string, error) { return h.p.images.Lookup(ctx, x.Workspace, ref) },
@@ -184,7 +190,11 @@ func (h *handling) buildSecrets(ctx context.Context, b Build, v *values) ([]engi
 			l = append(l, engine.BuildSecret{ID: id, Value: []byte(value)})
 			continue
 		}
-		value, err := h.secretFile(ctx, strings.TrimPrefix(path.Clean("/"+from), "/"))
+		file, err := rooted(from)
+		if err != nil {
+			return nil, fatal("secret %s: %w", id, err)
+		}
+		value, err := h.secretFile(ctx, strings.TrimPrefix(file, "/"))
 		if err != nil {
 			return nil, fatal("secret %s: read %s in the pipeline's file system: %w", id, from, err)
 		}

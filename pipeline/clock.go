@@ -166,7 +166,7 @@ func validateEvents(es []EventRule, inv *project.Invalid) {
 			oneOf(inv, at+".type", e.Type, EventPush, EventCreateRef, EventDeleteRef, EventPullRequest, EventSchedule, EventWebhook)
 		}
 		for j, ref := range e.Refs {
-			notLonger(inv, textMax, at+".refs."+strconv.Itoa(j), ref)
+			inv.Text(at+".refs."+strconv.Itoa(j), ref, textMax)
 		}
 		notLonger(inv, textMax, at+".cron", e.Cron, at+".start_date", e.StartDate)
 		notLonger(inv, nameMax, at+".timezone", e.Timezone)

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	_ "time/tzdata" // a host need not have the time zones
@@ -57,6 +58,7 @@ type Facts struct {
 	Base      string   // the commit that it is compared with; "": none, all of it is new
 	Changed   []string // files that differ between the two
 	Variables map[string]string
+	Secret    map[string]bool   // those of them whose values nobody is told
 	Email     string            // of who started the execution
 	Groups    map[string]bool   // whether who started it is in groups of that name
 	Latest    map[string]Status // of the last execution of pipelines, by latestKey; one that does not exist is left out
@@ -110,24 +112,31 @@ func (c Condition) holds(f Facts) (met bool, why string) {
 		}
 		return false, fmt.Sprintf(isNot, a...)
 	}
-	value := f.Variables[c.Key]
+	value, said := f.Variables[c.Key], strconv.Quote(c.Value)
+	if f.Secret[c.Key] { // whether it is so, or not, would tell
+		said = "what the condition says"
+	}
 	switch c.Kind {
 	case onChange, onChangeAt:
 		return c.changed(f)
 	case varIs:
-		return is(value == c.Value, "the variable %s is %q", "the variable %s is not %q", c.Key, c.Value)
+		return is(value == c.Value, "the variable %s is %s", "the variable %s is not %s", c.Key, said)
 	case varIsNot:
-		return is(value != c.Value, "the variable %s is not %q", "the variable %s is %q", c.Key, c.Value)
+		return is(value != c.Value, "the variable %s is not %s", "the variable %s is %s", c.Key, said)
 	case varHas:
-		return is(strings.Contains(value, c.Value), "the variable %s contains %q", "the variable %s does not contain %q", c.Key, c.Value)
+		return is(strings.Contains(value, c.Value), "the variable %s contains %s", "the variable %s does not contain %s", c.Key, said)
 	case varHasNot:
-		return is(!strings.Contains(value, c.Value), "the variable %s does not contain %q", "the variable %s contains %q", c.Key, c.Value)
+		return is(!strings.Contains(value, c.Value), "the variable %s does not contain %s", "the variable %s contains %s", c.Key, said)
 	case atTime:
 		return c.inTime(f.Now)
 	case afterSuccess:
 		status, ok := f.Latest[c.latestKey()]
 		if !ok {
-			return false, fmt.Sprintf("there is no pipeline %q in the project %q", c.Pipeline, c.Project)
+			where := "this project"
+			if c.Project != "" {
+				where = fmt.Sprintf("the project %q", c.Project)
+			}
+			return false, fmt.Sprintf("there is no pipeline %q in %s", c.Pipeline, where)
 		}
 		return status == Successful, fmt.Sprintf("the last execution of the pipeline %q is %s", c.Pipeline, status)
 	case userIs:

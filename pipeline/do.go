@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -209,7 +208,10 @@ func (h *handling) run(ctx context.Context, s ActionExecution, v *values, log *l
 		Timeout: s.Action.timeout(), Grace: grace, Mask: v.mask, Log: log.dir, LogMax: h.p.cfg.LogMax,
 	}
 	if p := strings.TrimSpace(v.expand(r.ExportPath)); p != "" {
-		spec.Export = &engine.VolumePath{Volume: h.volume, Path: path.Clean("/" + p)}
+		if p, err = rooted(p); err != nil {
+			return Result{}, fatal("export_container_path: %w", err)
+		}
+		spec.Export = &engine.VolumePath{Volume: h.volume, Path: p}
 	}
 	exit, err := h.eng.Run(ctx, h.engineID(s), spec)
 	if err != nil {
@@ -239,7 +241,10 @@ func (h *handling) resolve(ctx context.Context, r image.Request, way *reach, v *
 	})
 	log.flush()
 	if err = errors.Join(err, log.err); err != nil {
-		return "", refusedOr(fmt.Errorf("image %s: %w", r.Ref, err), EndPullRefused, EndNoImage, EndPull)
+		if said := "image " + r.Ref + ": "; !strings.HasPrefix(err.Error(), said) {
+			err = fmt.Errorf("%s%w", said, err)
+		}
+		return "", refusedOr(err, EndPullRefused, EndNoImage, EndPull)
 	}
 	return img.Digest, nil
 }

@@ -64,7 +64,7 @@ func (h *handling) facts(ctx context.Context, s ActionExecution, changed func() 
 		if err != nil {
 			return f, err
 		}
-		f.Variables, h.mask = v.byKey, v.mask
+		f.Variables, f.Secret, h.mask = v.byKey, v.secret, v.mask
 	}
 	if asks(userIs, userIsNot) && h.x.By != 0 {
 		u, err := h.p.access.User(ctx, h.x.By)

@@ -70,6 +70,7 @@ func (p Pipeline) validateOrigin(inv *project.Invalid) {
 		inv.Text("git_config.project", c.Project, textMax)
 		inv.Text("git_config.branch", c.Branch, textMax)
 		inv.Text("git_config.path", c.Path, textMax)
+		repositoryFile(inv, "git_config.path", c.Path)
 	}
 	if p.GitConfigRef == fixedFile && (p.GitConfig == nil || strings.Trim(p.GitConfig.Path, "/") == "") {
 		inv.Add("git_config.path", "required", "is required with git_config_ref FIXED: the file of the definition")
@@ -78,6 +79,7 @@ func (p Pipeline) validateOrigin(inv *project.Invalid) {
 	inv.Text("remote_project_name", r.Project, textMax)
 	inv.Text("remote_branch", r.Ref, textMax)
 	inv.Text("remote_path", r.Path, textMax)
+	repositoryFile(inv, "remote_path", r.Path)
 	if p.DefinitionSource == remoteFile && strings.Trim(r.Path, "/") == "" {
 		inv.Add("remote_path", "required", "is required with definition_source REMOTE: the file of the template")
 	}

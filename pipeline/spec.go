@@ -36,6 +36,32 @@ func splitMapping(m string) (from, to string, err error) {
 	return from, to, nil
 }
 
+// mapping is a part of the file system that a container sees.
+func mapping(m, volume string) (engine.Mount, error) {
+	from, to, err := splitMapping(m)
+	if err != nil {
+		return engine.Mount{}, err
+	}
+	readOnly := false
+	if p, opt, ok := strings.Cut(to, ":"); ok {
+		if opt != "ro" && opt != "rw" {
+			return engine.Mount{}, fmt.Errorf("%q is not ro or rw", opt)
+		}
+		to, readOnly = p, opt == "ro"
+	}
+	if from, err = rooted(from); err != nil {
+		return engine.Mount{}, err
+	}
+	target := path.Clean(to)
+	if !path.IsAbs(to) || target == "/" {
+		return engine.Mount{}, errors.New("the path in the container must begin with / and be no whole file system")
+	}
+	if ofKernel(target) {
+		return engine.Mount{}, fmt.Errorf("%s is the kernel's in a container", target)
+	}
+	return engine.Mount{Volume: volume, Path: from, Target: target, ReadOnly: readOnly, Own: !readOnly}, nil
+}
+
 // mounts gives the parts of the file system that a container sees, and where
 // its commands start ("" is the image's own place).
 func (r Run) mounts(volume, project string, v *values) ([]engine.Mount, string, error) {
@@ -49,21 +75,10 @@ func (r Run) mounts(volume, project string, v *values) ([]engine.Mount, string, 
 	var l []engine.Mount
 	dir := ""
 	for _, m := range r.Mounts {
-		from, to, err := splitMapping(v.expand(m))
+		mount, err := mapping(v.expand(m), volume)
 		if err != nil {
 			return nil, "", fmt.Errorf("volume_mappings: %q: %w", m, err)
 		}
-		readOnly := false
-		if p, opt, ok := strings.Cut(to, ":"); ok {
-			if opt != "ro" && opt != "rw" {
-				return nil, "", fmt.Errorf("volume_mappings: %q: %q is not ro or rw", m, opt)
-			}
-			to, readOnly = p, opt == "ro"
-		}
-		if !path.IsAbs(to) || path.Clean(to) == "/" {
-			return nil, "", fmt.Errorf("volume_mappings: %q: the path in the container must begin with / and be no whole file system", m)
-		}
-		mount := engine.Mount{Volume: volume, Path: path.Clean("/" + from), Target: path.Clean(to), ReadOnly: readOnly, Own: !readOnly}
 		if dir == "" || mount.Path == "/" {
 			dir = mount.Target
 		}
@@ -114,11 +129,12 @@ func isShell(words []string) bool {
 // blanks part them, quotes and backslashes keep them together.
 func splitWords(s string) ([]string, error) {
 	s = strings.TrimSpace(s)
-	if strings.HasPrefix(s, "[") {
+	if strings.HasPrefix(s, "[") && json.Valid([]byte(s)) {
 		var l []string
-		if json.Unmarshal([]byte(s), &l) == nil {
-			return l, nil
+		if json.Unmarshal([]byte(s), &l) != nil {
+			return nil, errors.New("a list must have texts alone")
 		}
+		return l, nil
 	}
 	var words []string
 	var b strings.Builder

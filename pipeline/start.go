@@ -448,19 +448,19 @@ func (p *Pipelines) Operate(ctx context.Context, by access.Actor, id ExecutionID
 		switch op {
 		case OpCancel:
 			if x.Status != Enqueued && x.Status != InProgress {
-				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s cannot be cancelled", x.Status))
+				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s cannot be cancelled", x.Shown()))
 				return inv.Err()
 			}
 			err = cancelAll(tx, `id = ?`, by.User.ID, id)
 		case OpRetry:
 			if x.Status != Failed && x.Status != Terminated {
-				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s cannot be retried", x.Status))
+				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s cannot be retried", x.Shown()))
 				return inv.Err()
 			}
 			err = p.again(tx, x)
 		case OpRunDelayed:
 			if x.Status != Enqueued || !x.Delayed.After(tx.Now) {
-				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for its time", x.Status))
+				inv.Add("operation", "conflict", fmt.Sprintf("an execution that is %s does not wait for its time", x.Shown()))
 				return inv.Err()
 			}
 			if _, err = tx.Exec(`UPDATE executions SET delayed = NULL WHERE id = ?`, id); err == nil {

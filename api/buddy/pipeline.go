@@ -197,9 +197,12 @@ func (h *handlers) updatePipeline(w http.ResponseWriter, r *http.Request, by acc
 	}
 	var unknown []string
 	p, err = h.Pipelines.Update(r.Context(), by, p.ID, func(p *pipe) (err error) {
-		d := &decoder{}
+		d, had := &decoder{}, p.GitChangesetBase
 		if unknown, err = readPipeline(d, b, p); err != nil {
 			return err
+		}
+		if had == "" && p.GitChangesetBase == "LATEST_RUN" { // that is what was answered
+			p.GitChangesetBase = ""
 		}
 		return d.checked(p.Validate)
 	})

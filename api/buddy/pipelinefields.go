@@ -106,7 +106,7 @@ func definitionFields() []field[pipe] {
 			out: func(p *pipe, _ *kept) any { return fromParameters(p.Remote.Parameters) },
 		},
 		wordField("git_changeset_base", "", func(p *pipe) string { return p.GitChangesetBase },
-			func(p *pipe, s string) { p.GitChangesetBase = s }).as(partly, "LATEST_RUN: conditions and what the default variables tell of changes compare with the last successful run; LATEST_RUN_MATCHING_REF: with that of the same branch or tag; not given, conditions with the latter and the variables with the former; PULL_REQUEST: a run of a pull request whose branch is known compares with where it has left that; others are as with LATEST_RUN_MATCHING_REF, and the log of one of a pull request says so").
+			func(p *pipe, s string) { p.GitChangesetBase = s }).as(partly, "LATEST_RUN: conditions and what the default variables tell of changes compare with the last successful run; LATEST_RUN_MATCHING_REF: with that of the same branch or tag; not given, conditions with the latter and the variables with the former; PULL_REQUEST: a run of a pull request whose branch is known compares with where it has left that; others are as with LATEST_RUN_MATCHING_REF, and the log of one of a pull request says so. What is not given is answered as LATEST_RUN, and stays so when that is sent back by PATCH").
 			answered(func(p *pipe) any { return or(p.GitChangesetBase, local("LATEST_RUN")(p).(string)) }),
 		wordField("filesystem_changeset_base", "", func(p *pipe) string { return p.FilesChangesetBase },
 			func(p *pipe, s string) { p.FilesChangesetBase = s }).as(noEffect, "belongs to conditions").

@@ -186,7 +186,7 @@ func readToken(b body, ids map[string]string) (access.NewToken, error) {
 	d.member(b, "expires_in", func(raw json.RawMessage) {
 		switch days := d.int(raw); {
 		case days < 0 || days > 36500:
-			d.bad("minimum", "must be a number of days")
+			d.bad("minimum", "must be a number of days, 0 (for ever) to 36500")
 		case days > 0:
 			n.Expires = time.Now().AddDate(0, 0, int(days))
 		}
@@ -200,7 +200,9 @@ func readToken(b body, ids map[string]string) (access.NewToken, error) {
 		if err != nil {
 			d.bad("format", "must be a time like 2026-01-31T12:00:00Z")
 		}
-		n.Expires = t
+		if n.Expires = t; b["expires_in"] != nil && !isNull(b["expires_in"]) {
+			d.bad("conflict", "does not go with expires_in: say one of the two")
+		}
 	})
 	if err := d.checked(func(inv *project.Invalid) {
 		if bad, ok := project.AsInvalid(n.Validate(time.Now())); ok {

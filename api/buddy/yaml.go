@@ -440,7 +440,15 @@ func WriteYAML(list ...pipeline.Definition) ([]byte, error) {
 }
 
 func definitionNode(d pipeline.Definition) (*yaml.Node, error) {
-	view := func(p *pipe) object { return write(pipelineFields(), 0, p, said(p.Attrs)) }
+	view := func(p *pipe) object {
+		o := write(pipelineFields(), 0, p, said(p.Attrs))
+		for i := range o {
+			if o[i].name == "git_changeset_base" { // none is answered as LATEST_RUN, and is another one
+				o[i].value = orNull(p.GitChangesetBase)
+			}
+		}
+		return o
+	}
 	rest, err := needed(view(&d.Pipeline), func(b body) (object, error) {
 		var p pipe
 		_, err := readPipeline(&decoder{}, b, &p)

@@ -263,7 +263,7 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		case "trigger_conditions":
 			return rapid.SliceOfN(condition, 0, 2).Draw(t, name)
 		case "variables":
-			return rapid.SliceOfN(variable, 0, 2).Draw(t, name)
+			return rapid.SliceOfNDistinct(variable, 0, 2, func(v map[string]any) any { return v["key"] }).Draw(t, name)
 		case "events":
 			return rapid.SliceOfN(event, 0, 3).Draw(t, name)
 		case "permissions":
@@ -284,6 +284,8 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 			return number.Draw(t, name)
 		case "docker_image_name", "docker_image_tag", "dockerfile_path", "inline_commands", "package", "repository":
 			return words("a", "1.0").Draw(t, name)
+		case "entrypoint":
+			return words("/bin/sh -c", "[\"/x\", \"-y\"]").Draw(t, name)
 		case "registry", "login", "password":
 			return "r.example.com"
 		}
@@ -295,7 +297,7 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		if l := enums[name]; l != nil {
 			return words(l...).Draw(t, name)
 		}
-		for _, f := range []string{"remote_project_name", "remote_path", "remote_branch", "remote_ref", "target_site_url", "execution_message_template", "disabled_reason", "folder", "worker", "entrypoint", "run_as_user", "export_container_path", "context_path", "target_stage", "target_platform", "target_path", "region", "docker_build_action_name"} {
+		for _, f := range []string{"remote_project_name", "remote_path", "remote_branch", "remote_ref", "target_site_url", "execution_message_template", "disabled_reason", "folder", "worker", "run_as_user", "export_container_path", "context_path", "target_stage", "target_platform", "target_path", "region", "docker_build_action_name"} {
 			if f == name {
 				return plain.Draw(t, name)
 			}
@@ -306,7 +308,10 @@ func TestYAMLGivesTheSameAgain(t *testing.T) {
 		if name == "loop" {
 			return rapid.SliceOfNDistinct(words("A", "$B", "c"), 0, 3, rapid.ID).Draw(t, name)
 		}
-		if name == "tags" || name == "versions" || name == "refs" {
+		if name == "versions" {
+			return rapid.SliceOfN(words("1.0", "b"), 0, 2).Draw(t, name)
+		}
+		if name == "tags" || name == "refs" {
 			return texts.Draw(t, name)
 		}
 		return flag.Draw(t, name)

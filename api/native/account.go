@@ -174,7 +174,7 @@ func lasted(from, to time.Time) float64 {
 	if to.IsZero() {
 		to = time.Now()
 	}
-	return max(0, to.Sub(from)).Round(time.Millisecond).Seconds()
+	return float64(max(0, to.Sub(from)).Round(time.Millisecond).Milliseconds()) / 1000
 }
 
 func fromVerdict(v *pipeline.Verdict) *conditions {

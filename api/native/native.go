@@ -188,6 +188,9 @@ func (h *Handlers) tailEvents(w http.ResponseWriter, r *http.Request, by access.
 		}
 	}()
 	err := h.Events.Tail(ctx, by, after, f, func(e event.Event) error {
+		if may, err := h.Pipelines.MayHear(ctx, by, e); err != nil || !may {
+			return err
+		}
 		_ = rc.SetWriteDeadline(time.Now().Add(30 * time.Second))
 		j, err := json.Marshal(map[string]any{"seq": e.Seq, "at": api.Time(e.At), "kind": e.Kind, "project": e.Project, "subject": e.Subject, "data": e.Data})
 		if err != nil {
