@@ -37,8 +37,8 @@ func usual() []Login {
 
 var hosts = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*\.?$`)
 
-// checkHost tells what is wrong with "host[:port]", "" if nothing is.
-func checkHost(s string) string {
+// HostProblem tells what is wrong with "host[:port]", "" if nothing is.
+func HostProblem(s string) string {
 	switch {
 	case strings.Contains(s, "://"):
 		return "must be host or host:port, without a scheme"
@@ -71,7 +71,7 @@ func (l Login) Validate() error {
 func (l Login) validate(bad *project.Invalid) {
 	if l.Host == "" {
 		bad.Add("host", "required", "must not be empty")
-	} else if m := checkHost(l.Host); m != "" {
+	} else if m := HostProblem(l.Host); m != "" {
 		bad.Add("host", "format", m)
 	}
 	bad.Text("description", l.Description, maxDescription)

@@ -405,7 +405,7 @@ func TestNothingInTheOpen(t *testing.T) {
 func FuzzHost(f *testing.F) {
 	f.Add("registry.example:5000")
 	f.Fuzz(func(t *testing.T, s string) {
-		if checkHost(s) == "" && strings.ContainsAny(s, "/@ \n?#") {
+		if HostProblem(s) == "" && strings.ContainsAny(s, "/@ \n?#") {
 			t.Errorf("took %q", s)
 		}
 	})

@@ -262,7 +262,7 @@ func (w *world) ask(method, path, token string, body []byte) (int, string, http.
 // list what it sees, which may be nothing.
 func mayAll(r api.Route) bool {
 	switch r.Method + " " + r.Path {
-	case "GET /user", "PATCH /user", "GET /user/token", "GET /workspaces", "GET /v2/users/self", "GET /v2/projects", "GET /v2/stacks", "GET /v2/services", "GET /v2/ingresses",
+	case "GET /user", "PATCH /user", "GET /user/token", "GET /workspaces", "GET /v2/users/self", "GET /v2/projects", "GET /v2/stacks", "GET /v2/services", "GET /v2/ingresses", "GET /v2/time-zones", "GET /v2/domains",
 		"GET /slipway/v1/server", "GET /v1/builds":
 		return true
 	}

@@ -34,15 +34,18 @@ func TestNobodyGetsInWithoutARight(t *testing.T) {
 	// Whoever is a member of the workspace, with whatever right, sees that it and
 	// its projects are there.
 	anybody := map[string]bool{
-		"GET /v2/users/self": true, "GET /v2/customers/{customerId}": true, "GET /v2/projects": true, "GET /v2/projects/{projectId}": true,
+		"GET /v2/users/self": true, "GET /v2/time-zones": true, "GET /v2/domains": true, "GET /v2/customers/{customerId}": true, "GET /v2/projects": true, "GET /v2/projects/{projectId}": true,
 	}
 	for pattern := range New(w.rooms).Table {
 		method, path, _ := strings.Cut(pattern, " ")
 		path = ids.Replace(path)
+		if strings.HasSuffix(path, "image-config") {
+			path += "?imageReference=nginx:1&useCredentialsForProjectId=" + string(w.pr.ID)
+		}
 		bodies := map[string]string{http.MethodGet: "", http.MethodDelete: ""}
 		in, none := bodies[method]
 		if !none {
-			in = `{"description":"x","projectId":"` + string(w.pr.ID) + `","uri":"x.example.com","hostname":"x.example.com","paths":[{"path":"/","target":{"useDefaultPage":true}}]}`
+			in = `{"description":"x","projectId":"` + string(w.pr.ID) + `","uri":"x.example.com","registryUri":"x.example.com","hostname":"x.example.com","paths":[{"path":"/","target":{"useDefaultPage":true}}]}`
 			if strings.HasSuffix(path, "/paths") {
 				in = `[{"path":"/","target":{"useDefaultPage":true}}]`
 			}

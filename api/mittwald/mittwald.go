@@ -62,6 +62,11 @@ func New(r Rooms) api.Dialect {
 			"DELETE /v2/registries/{registryId}":                            d.deleteRegistry,
 			"POST /v2/registries/{registryId}/actions/validate-credentials": d.checkRegistry,
 
+			"POST /v2/actions/validate-container-registry-uri": d.checkURI,
+			"GET /v2/container-image-config":                   d.imageConfig,
+			"GET /v2/time-zones":                               d.listZones,
+			"GET /v2/domains":                                  d.listDomains,
+
 			"GET /v2/services":                                                d.listServices,
 			"GET /v2/projects/{projectId}/services":                           d.listServices,
 			"GET /v2/stacks/{stackId}/services/{serviceId}":                   d.getService,

@@ -62,7 +62,7 @@ func (r *reference) check(method, path string, status int, media string, body []
 	if status >= 400 {
 		return r.checkError(status, body)
 	}
-	if strings.HasPrefix(path, "/v2/users/self") {
+	if path == "/v2/users/self" || path == "/v2/domains" {
 		return nil // not in the part we have
 	}
 	op := r.Paths[r.find(path)][method]

@@ -9,10 +9,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
 	"slipway/access"
@@ -65,6 +69,8 @@ func newWorld(t testing.TB) *world {
 		w.must(err)
 		w.eng.Publish(full, w.eng.Image("echo "+ref))
 	}
+	w.eng.Publish("guarded.example:5000/team/app:1", w.eng.Image("echo guarded"))
+	w.eng.Publish("docker.io/library/rich:1", w.rich())
 	w.eng.Protect("guarded.example:5000", "ann", "right-4711")
 	w.eng.NoRegistry("page.example")
 	w.eng.Unreachable("away.example")
@@ -83,6 +89,39 @@ func newWorld(t testing.TB) *world {
 		}
 	}))
 	return w
+}
+
+// rich makes an image that says more of itself than fake.Engine.Image lets it.
+func (w *world) rich() string {
+	w.t.Helper()
+	put := func(media string, body []byte) ocispec.Descriptor {
+		b, err := w.eng.Blobs().Create(w.t.Context(), string(digest.FromBytes(body)))
+		w.must(err)
+		_, err = b.Write(body)
+		w.must(err)
+		w.must(b.Commit(w.t.Context(), string(digest.FromBytes(body))))
+		return ocispec.Descriptor{MediaType: media, Digest: digest.FromBytes(body), Size: int64(len(body))}
+	}
+	encode := func(v any) []byte {
+		b, err := json.Marshal(v)
+		w.must(err)
+		return b
+	}
+	layer := []byte("a layer")
+	config := put(ocispec.MediaTypeImageConfig, encode(ocispec.Image{
+		Platform: ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH},
+		Config: ocispec.ImageConfig{
+			User: "1000:100", Entrypoint: []string{"/bin/app"}, Env: []string{"A=b=c"},
+			ExposedPorts: map[string]struct{}{"80/tcp": {}}, Volumes: map[string]struct{}{"/data": {}},
+		},
+		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
+	}))
+	d, err := w.eng.Blobs().PutManifest(w.t.Context(), ocispec.MediaTypeImageManifest, encode(ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: config, Layers: []ocispec.Descriptor{put(ocispec.MediaTypeImageLayer, layer)},
+	}))
+	w.must(err)
+	return d
 }
 
 func (w *world) must(err error) {
