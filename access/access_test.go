@@ -471,3 +471,38 @@ func TestTextsOfInput(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestUpdateToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	tok, s, err := w.CreateToken(t.Context(), w.admin, NewToken{Name: "short", Scopes: []Scope{TokenManage}, Expires: end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	by, err := w.Authenticate(t.Context(), s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	never, later, sooner := time.Time{}, end.Add(time.Minute), end.Add(-time.Minute)
+	for _, to := range []*time.Time{&never, &later} {
+		if err := w.UpdateToken(t.Context(), by, tok.ID, "longer", to); !errdefs.IsPermissionDenied(err) {
+			t.Errorf("until %s: %v", to, err)
+		}
+	}
+	if err := w.UpdateToken(t.Context(), w.guest, tok.ID, "mine", nil); !errdefs.IsNotFound(err) {
+		t.Errorf("of somebody else: %v", err)
+	}
+	if err := w.UpdateToken(t.Context(), by, tok.ID, "sooner", &sooner); err != nil {
+		t.Fatal(err)
+	}
+	if by, err = w.Authenticate(t.Context(), s, ""); err != nil || by.Token.Name != "sooner" || !by.Token.Expires.Equal(sooner) {
+		t.Errorf("got %+v, %v", by.Token, err)
+	}
+	if err := w.UpdateToken(t.Context(), by, tok.ID, "named", nil); err != nil {
+		t.Fatal(err)
+	}
+	if by, err = w.Authenticate(t.Context(), s, ""); err != nil || by.Token.Name != "named" || !by.Token.Expires.Equal(sooner) {
+		t.Errorf("got %+v, %v", by.Token, err)
+	}
+}

@@ -206,6 +206,40 @@ func (a *Access) Tokens(ctx context.Context, by Actor) (list []Token, err error)
 	return list, err
 }
 
+// UpdateToken gives a token of the actor's another name and, unless expires is
+// nil, another end, which is no later than that of the token of this request.
+func (a *Access) UpdateToken(ctx context.Context, by Actor, id, name string, expires *time.Time) error {
+	if err := by.Has(TokenManage); err != nil {
+		return err
+	}
+	n := NewToken{Name: name}
+	if expires != nil {
+		n.Expires = *expires
+	}
+	if err := n.Validate(time.Now()); err != nil {
+		return err
+	}
+	if have := by.Token.Expires; expires != nil && !have.IsZero() && (n.Expires.IsZero() || n.Expires.After(have)) {
+		return fmt.Errorf("the token of this request ends at %s itself: %w", have.Format(time.RFC3339), errdefs.ErrPermissionDenied)
+	}
+	err := a.db.Write(ctx, func(tx *db.Tx) error {
+		done, err := tx.Exec(`UPDATE tokens SET name = ?, expires = CASE WHEN ? THEN ? ELSE expires END WHERE id = ? AND user_id = ? AND grant_id IS NULL`,
+			n.Name, expires != nil, db.Micros(n.Expires), id, by.User.ID)
+		if err == nil && done == 0 {
+			err = errdefs.ErrNotFound
+		}
+		if err != nil {
+			return fmt.Errorf("token %s: %w", id, err)
+		}
+		tx.Wake(Topic)
+		return nil
+	})
+	if err == nil {
+		crash.At("access: a token is changed")
+	}
+	return err
+}
+
 // DeleteToken ends a token of the actor's at once; one of an application's ends
 // with all that the application was given. A token may always end itself.
 func (a *Access) DeleteToken(ctx context.Context, by Actor, id string) error {

@@ -210,6 +210,7 @@ var killedBy = map[string]string{
 	"event: a request to a webhook is kept": "TestSenderKilled of event",
 	"stack: images asked for again":         "TestKilledUpdate of stack",
 	"stack: new images applied":             "TestKilledUpdate of stack",
+	"access: a token is changed":            "nobody: one transaction, and nothing follows from it",
 	"stack: deleted stack emptied":          "nobody: it comes a week after the end of its project",
 	"source: a repository is removed":       "nobody: it comes a week after the end of its project",
 }

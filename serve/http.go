@@ -25,7 +25,7 @@ func (s *Server) handler() *api.Server {
 	reg, observe := s.metrics()
 	srv := api.NewServer(s.access, api.Options{Logger: s.log, TrustedProxies: s.cfg.proxies, RateLimit: s.cfg.RateLimit, Observe: observe})
 	srv.Mount(buddy.New(s.cfg.PublicURL, s.buddyRooms()))
-	srv.Mount(mittwald.New(mittwald.Rooms{Projects: s.projects, Secrets: s.secrets, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
+	srv.Mount(mittwald.New(mittwald.Rooms{Access: s.access, PublicURL: s.cfg.PublicURL, Projects: s.projects, Secrets: s.secrets, Stacks: s.stacks, Ingresses: s.ingresses, IPs: s.addresses()}))
 	srv.Mount((&alauda.Handlers{
 		PublicURL: s.cfg.PublicURL, Access: s.access, Projects: s.projects, Sources: s.sources, Pipelines: s.pipelines, Images: s.images,
 	}).Dialect())

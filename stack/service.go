@@ -136,18 +136,20 @@ func (s *Stacks) Recreate(ctx context.Context, by access.Actor, id ID, ref strin
 // Pull asks for the image again, even if one of that name is there, and
 // recreates the service with it; with onlyPull the new image waits for that.
 func (s *Stacks) Pull(ctx context.Context, by access.Actor, id ID, ref string, onlyPull bool) error {
-	return s.act(ctx, by, id, ref, func(c *change, sv *service) error {
-		anew, err := c.anew(s, sv)
-		if err != nil {
-			return err
-		}
-		sv.Declared, c.changed = anew, true
-		if onlyPull {
-			return sv.save(c.tx)
-		}
-		sv.Applied = anew
-		return c.again(sv)
-	})
+	return s.act(ctx, by, id, ref, func(c *change, sv *service) error { return c.pull(s, sv, onlyPull) })
+}
+
+func (c *change) pull(st *Stacks, s *service, onlyPull bool) error {
+	anew, err := c.anew(st, s)
+	if err != nil {
+		return err
+	}
+	s.Declared, c.changed = anew, true
+	if onlyPull {
+		return s.save(c.tx)
+	}
+	s.Applied = anew
+	return c.again(s)
 }
 
 // anew is what is declared once more, for its image to be asked for again.

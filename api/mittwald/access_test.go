@@ -23,20 +23,25 @@ func TestNobodyGetsInWithoutARight(t *testing.T) {
 	w.must(err)
 	logins, err := w.rooms.Secrets.Logins(t.Context(), w.admin, w.pr.ID)
 	w.must(err)
-	ids := strings.NewReplacer("{registryId}", logins[0].ID, "{projectId}", string(w.pr.ID), "{stackId}", string(w.pr.ID), "{serverId}", w.home.ID, "{customerId}", w.home.ID,
+	tokens, err := w.access.Tokens(t.Context(), w.admin)
+	w.must(err)
+	ids := strings.NewReplacer("{apiTokenId}", tokens[0].ID, "{registryId}", logins[0].ID, "{projectId}", string(w.pr.ID), "{stackId}", string(w.pr.ID), "{serverId}", w.home.ID, "{customerId}", w.home.ID,
 		"{serviceId}", first("services"), "{volumeId}", first("volumes"), "{ingressId}", string(all[0].ID))
 	token := func(scopes ...access.Scope) string {
 		_, secret, err := w.access.CreateToken(t.Context(), w.admin, access.NewToken{Name: "t", Scopes: scopes})
 		w.must(err)
 		return secret
 	}
-	reader, powerless := token(access.ProjectRead, access.StackRead, access.UserInfo), token(access.VariableInfo)
+	reader, powerless := token(access.ProjectRead, access.StackRead, access.UserInfo, access.TokenInfo), token(access.VariableInfo)
 	// Whoever is a member of the workspace, with whatever right, sees that it and
 	// its projects are there.
 	anybody := map[string]bool{
 		"GET /v2/users/self": true, "GET /v2/time-zones": true, "GET /v2/domains": true, "GET /v2/customers/{customerId}": true, "GET /v2/projects": true, "GET /v2/projects/{projectId}": true,
 	}
 	for pattern := range New(w.rooms).Table {
+		if pattern == hookRoute { // its own token is all it asks for: testdata/webhook.txtar
+			continue
+		}
 		method, path, _ := strings.Cut(pattern, " ")
 		path = ids.Replace(path)
 		if strings.HasSuffix(path, "image-config") {

@@ -19,15 +19,20 @@ import (
 
 // Rooms are what the dialect speaks about.
 type Rooms struct {
+	Access    *access.Access
 	Projects  *project.Projects
 	Secrets   *secret.Secrets
 	Stacks    *stack.Stacks
 	Ingresses *ingress.Ingresses
+	PublicURL string // how the server is reached
 	// IPs are the addresses under which hosted services are reached.
 	IPs []netip.Addr
 }
 
 type dialect struct{ Rooms }
+
+// hookRoute asks for no token of a user, but for that of a service.
+const hookRoute = "GET /v2/stacks/{stackId}/webhooks/pull-image"
 
 // New is the dialect as a value. It shares /v2 with the image registry, which
 // hands over what has no OCI shape.
@@ -38,22 +43,28 @@ func New(r Rooms) api.Dialect {
 		Prefixes: []string{"/v2"},
 		Fail:     fail,
 		Before:   before,
+		Open:     map[string]bool{hookRoute: true},
 		Table: map[string]api.Handler{
-			"GET /v2/users/self":                       d.self,
-			"GET /v2/customers/{customerId}":           d.getCustomer,
-			"GET /v2/projects":                         d.listProjects,
-			"POST /v2/servers/{serverId}/projects":     d.createProject,
-			"GET /v2/projects/{projectId}":             d.getProject,
-			"PATCH /v2/projects/{projectId}":           d.patchProject,
-			"DELETE /v2/projects/{projectId}":          d.deleteProject,
-			"GET /v2/stacks":                           d.listStacks,
-			"GET /v2/projects/{projectId}/stacks":      d.listStacks,
-			"POST /v2/projects/{projectId}/stacks":     d.createStack,
-			"GET /v2/stacks/{stackId}":                 d.getStack,
-			"PUT /v2/stacks/{stackId}":                 d.putStack,
-			"PATCH /v2/stacks/{stackId}":               d.patchStack,
-			"DELETE /v2/stacks/{stackId}":              d.deleteStack,
-			"PUT /v2/stacks/{stackId}/update-schedule": d.putSchedule,
+			"GET /v2/users/self":                            d.self,
+			"GET /v2/customers/{customerId}":                d.getCustomer,
+			"GET /v2/users/self/api-tokens":                 d.listTokens,
+			"POST /v2/users/self/api-tokens":                d.createToken,
+			"GET /v2/users/self/api-tokens/{apiTokenId}":    d.getToken,
+			"PUT /v2/users/self/api-tokens/{apiTokenId}":    d.putToken,
+			"DELETE /v2/users/self/api-tokens/{apiTokenId}": d.deleteToken,
+			"GET /v2/projects":                              d.listProjects,
+			"POST /v2/servers/{serverId}/projects":          d.createProject,
+			"GET /v2/projects/{projectId}":                  d.getProject,
+			"PATCH /v2/projects/{projectId}":                d.patchProject,
+			"DELETE /v2/projects/{projectId}":               d.deleteProject,
+			"GET /v2/stacks":                                d.listStacks,
+			"GET /v2/projects/{projectId}/stacks":           d.listStacks,
+			"POST /v2/projects/{projectId}/stacks":          d.createStack,
+			"GET /v2/stacks/{stackId}":                      d.getStack,
+			"PUT /v2/stacks/{stackId}":                      d.putStack,
+			"PATCH /v2/stacks/{stackId}":                    d.patchStack,
+			"DELETE /v2/stacks/{stackId}":                   d.deleteStack,
+			"PUT /v2/stacks/{stackId}/update-schedule":      d.putSchedule,
 
 			"GET /v2/projects/{projectId}/registries":                       d.listRegistries,
 			"POST /v2/projects/{projectId}/registries":                      d.createRegistry,
@@ -75,11 +86,13 @@ func New(r Rooms) api.Dialect {
 			"POST /v2/stacks/{stackId}/services/{serviceId}/actions/stop":     d.act(r.Stacks.Stop),
 			"POST /v2/stacks/{stackId}/services/{serviceId}/actions/restart":  d.act(r.Stacks.Restart),
 			"POST /v2/stacks/{stackId}/services/{serviceId}/actions/recreate": d.act(r.Stacks.Recreate),
-			"POST /v2/stacks/{stackId}/services/{serviceId}/actions/pull":     d.pull,
-			"GET /v2/projects/{projectId}/volumes":                            d.listVolumes,
-			"GET /v2/stacks/{stackId}/volumes":                                d.listVolumes,
-			"GET /v2/stacks/{stackId}/volumes/{volumeId}":                     d.getVolume,
-			"DELETE /v2/stacks/{stackId}/volumes/{volumeId}":                  d.deleteVolume,
+			"POST /v2/stacks/{stackId}/services/{serviceId}/webhook-token":    d.rotateHook,
+			hookRoute: d.callHook,
+			"POST /v2/stacks/{stackId}/services/{serviceId}/actions/pull": d.pull,
+			"GET /v2/projects/{projectId}/volumes":                        d.listVolumes,
+			"GET /v2/stacks/{stackId}/volumes":                            d.listVolumes,
+			"GET /v2/stacks/{stackId}/volumes/{volumeId}":                 d.getVolume,
+			"DELETE /v2/stacks/{stackId}/volumes/{volumeId}":              d.deleteVolume,
 
 			"GET /v2/ingresses":                      d.listIngresses,
 			"GET /v2/projects/{projectId}/ingresses": d.listProjectIngresses,
@@ -128,6 +141,7 @@ var types = map[int]string{
 	http.StatusPreconditionFailed:    "VError",
 	http.StatusRequestEntityTooLarge: "PayloadTooLargeError",
 	http.StatusServiceUnavailable:    "ServiceUnavailableError",
+	http.StatusTooManyRequests:       "RateLimitError",
 }
 
 // keywords are the words for what is wrong with a field: those of JSON schema.

@@ -74,7 +74,7 @@ func newWorld(t testing.TB) *world {
 	w.eng.Protect("guarded.example:5000", "ann", "right-4711")
 	w.eng.NoRegistry("page.example")
 	w.eng.Unreachable("away.example")
-	w.rooms = Rooms{Projects: r.Projects, Secrets: r.Secrets, Stacks: stacks, Ingresses: ingresses, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}
+	w.rooms = Rooms{Access: r.Access, PublicURL: "https://slipway.test", Projects: r.Projects, Secrets: r.Secrets, Stacks: stacks, Ingresses: ingresses, IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}}
 	w.server = api.NewServer(w.access, api.Options{})
 	w.server.Mount(New(w.rooms))
 	w.srv = httptest.NewServer(w.server)
