@@ -40,6 +40,7 @@ var steps = map[string]string{
 	"024_source.sql":   "090b8dd94a8c5777e54e8a56ec32fd5d82bd2ec55c69be020ea52f5c80ff0a60",
 	"026_pipeline.sql": "91a6711b0757745e0af0f2f7f725fb25c85b9c9b93334b69ea6ddf51f5a725e1",
 	"027_pipeline.sql": "4a22a8589e1f8c559a734c7d4bb2e7e6d545420e51d0b5c0dd4faa4400578b8c",
+	"030_project.sql":  "6f0b96862857902bb0be10e14196862ec8c669765ec2ac5f0daa819780fe0b38",
 	"012_secret.sql":   "0bde0fb77ee4dbd3674acb4e50adece48863b8189986288b2e38d4a0349fd74b",
 	"028_secret.sql":   "971efee60765ec0b38058892523abd04a345d773846df8ba2dea188c9362442b",
 }

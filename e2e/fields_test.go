@@ -520,11 +520,20 @@ func (s *server) showPipeline(t *testing.T) {
 		"test -e left && echo it was here before || echo it was never here",
 		"echo x > left",
 		"test -e .git/shallow && echo the history is cut || echo the history is whole",
+		"test -e itself/hello && echo the submodule is here || echo the folder of the submodule is empty",
 		"busybox grep -rqs . .git/refs/heads/other .git/refs/remotes/origin/other || busybox grep -qs other .git/packed-refs && echo the other branch is here",
 	}, "\n")))
-	e := j.started(ctx, t, map[string]string{"hello": "hello\n"}, func(j *job) {
+	modules := "[submodule \"itself\"]\n\tpath = itself\n\turl = ../tree.git\n"
+	e := j.started(ctx, t, map[string]string{"hello": "hello\n", ".gitmodules": modules}, func(j *job) {
+		first, err := j.git(ctx, "rev-parse", "HEAD")
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, args := range [][]string{
-			{"commit", "-q", "--allow-empty", "-m", "Second"}, {"branch", "other"}, {"push", "-q", s.URL + "/git/default/tree.git", "main", "other"},
+			{"update-index", "--add", "--cacheinfo", "160000," + strings.TrimSpace(first) + ",itself"},
+			{"commit", "-q", "-m", "Second"},
+			{"branch", "other"},
+			{"push", "-q", s.URL + "/git/default/tree.git", "main", "other"},
 		} {
 			if _, err := j.git(ctx, args...); err != nil {
 				t.Fatal(err)
@@ -542,7 +551,7 @@ func (s *server) showPipeline(t *testing.T) {
 		field, value string
 		says         []string
 	}{
-		{"", "", []string{"it was here before", "the history is whole"}},
+		{"", "", []string{"it was here before", "the history is whole", "the folder of the submodule is empty"}},
 		{"always_from_scratch", "true", []string{"it was never here"}},
 		{"always_from_scratch", "false", []string{"it was here before"}},
 		{"auto_clear_cache", "true", []string{"it was never here"}},
@@ -562,6 +571,14 @@ func (s *server) showPipeline(t *testing.T) {
 			if text := told(e); !strings.Contains(text, w) {
 				t.Errorf("%s %s: %q is not in %s", c.field, c.value, w, text)
 			}
+		}
+	}
+	for _, fetch := range []bool{true, false} {
+		s.must("PATCH", j.path(), map[string]any{"fetch_submodules": fetch}, nil)
+		want := map[bool]string{true: "the submodule is here", false: "the folder of the submodule is empty"}[fetch]
+		var err error
+		if e, err = j.again(ctx, nil); err != nil || !strings.Contains(told(e), want) {
+			t.Errorf("fetch_submodules %v: %v, and %q is not in %s", fetch, err, want, told(e))
 		}
 	}
 	var x struct{ Message string }

@@ -93,6 +93,11 @@ func (h *handling) prepare(ctx context.Context, say func(string)) error {
 		if spec.AllRefs {
 			spec.Depth = 0
 		}
+		if m := h.project.Submodules; m.Fetch {
+			// Strangers say what the submodules of a fork are, also if somebody here
+			// starts it.
+			spec.Modules = &source.Modules{By: x.By, Key: m.Key, Bare: x.Fork}
+		}
 		err = h.p.sources.Checkout(ctx, x.Project, spec)
 		if err != nil {
 			return fmt.Errorf("check out commit %s of project %s: %w", x.Commit.Revision, h.project.Name, err)

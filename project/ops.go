@@ -211,7 +211,8 @@ func CreateIn(tx *db.Tx, by access.Actor, workspace string, n New) (Project, err
 	}
 	made := Project{
 		Workspace: w.ID, Domain: w.Domain, Name: n.Name, DisplayName: n.DisplayName, Status: Active, Public: n.Public, PullRequests: n.PullRequests,
-		CreatedBy: by.User.ID, Created: tx.Now, Updated: tx.Now, Attrs: merge(nil, n.Attrs),
+		Submodules: n.Submodules,
+		CreatedBy:  by.User.ID, Created: tx.Now, Updated: tx.Now, Attrs: merge(nil, n.Attrs),
 	}
 	if made.DisplayName == "" {
 		made.DisplayName = n.Name
@@ -364,6 +365,7 @@ func UpdateIn(tx *db.Tx, by access.Actor, id ID, c Change) (Project, error) {
 	set(&now.Status, c.Status)
 	set(&now.Public, c.Public)
 	set(&now.PullRequests, c.PullRequests)
+	set(&now.Submodules, c.Submodules)
 	now.Attrs, now.Updated = merge(now.Attrs, c.Attrs), tx.Now
 	if err := update(tx, now); err != nil {
 		return Project{}, err

@@ -63,11 +63,19 @@ type Project struct {
 	// PullRequests lets its own repository take refs/pull/<number>/head, which may have
 	// what strangers wrote.
 	PullRequests bool
+	Submodules   Submodules
 	CreatedBy    int64
 	Created      time.Time
 	Updated      time.Time
 	// Attrs holds what one dialect knows and no rule reads, keyed by dialect.
 	Attrs map[string]json.RawMessage
+}
+
+// Submodules says whether checkouts of a project's runs have the submodules of
+// their commits.
+type Submodules struct {
+	Fetch bool
+	Key   string // name of the variable with the key for those over ssh; "" is none
 }
 
 // New is what a project is made of. Name is taken as it is, or made from
@@ -77,6 +85,7 @@ type New struct {
 	DisplayName  string
 	Public       bool
 	PullRequests bool
+	Submodules   Submodules
 	Attrs        map[string]json.RawMessage
 }
 
@@ -88,6 +97,7 @@ type Change struct {
 	Status       *string
 	Public       *bool
 	PullRequests *bool
+	Submodules   *Submodules
 	Attrs        map[string]json.RawMessage
 }
 
@@ -138,6 +148,7 @@ func (n New) Validate() error {
 	if n.DisplayName != "" || n.Name == "" {
 		checkDisplayName(&bad, "display_name", n.DisplayName)
 	}
+	n.Submodules.validate(&bad)
 	return bad.Err()
 }
 
@@ -153,7 +164,19 @@ func (c Change) Validate() error {
 	if c.Status != nil && *c.Status != Active && *c.Status != Closed {
 		bad.Add("status", "enum", "must be ACTIVE or CLOSED")
 	}
+	if c.Submodules != nil {
+		c.Submodules.validate(&bad)
+	}
 	return bad.Err()
+}
+
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// validate notes what is wrong. The variable may be made later.
+func (s Submodules) validate(bad *Invalid) {
+	if s.Key != "" && !variable.MatchString(s.Key) {
+		bad.Add("fetch_submodules_env_key", "format", "must be the name of a variable: letters, digits and _, not beginning with a digit")
+	}
 }
 
 // Slug makes a name of a text for people: letters lose their marks and their

@@ -72,13 +72,13 @@ func newWorkspace(tx *db.Tx, w Workspace) (_ Workspace, err error) {
 }
 
 const selectProject = `SELECT p.id, p.short_id, p.number, p.workspace, w.domain, p.name, p.display_name, p.status, p.public, p.pull_requests,
-	p.created_by, p.created, p.updated, p.attrs FROM projects p JOIN workspaces w ON w.id = p.workspace `
+	p.fetch_submodules, p.submodules_key, p.created_by, p.created, p.updated, p.attrs FROM projects p JOIN workspaces w ON w.id = p.workspace `
 
 func scanProject(scan db.Scan) (p Project, err error) {
 	var created, updated sql.NullInt64
 	var attrs string
 	err = scan(&p.ID, &p.ShortID, &p.Number, &p.Workspace, &p.Domain, &p.Name, &p.DisplayName, &p.Status, &p.Public, &p.PullRequests,
-		&p.CreatedBy, &created, &updated, &attrs)
+		&p.Submodules.Fetch, &p.Submodules.Key, &p.CreatedBy, &created, &updated, &attrs)
 	if err != nil {
 		return Project{}, err
 	}
@@ -190,9 +190,10 @@ func insert(tx *db.Tx, p *Project) (err error) {
 	if err != nil {
 		return fmt.Errorf("project %s: attributes: %w", p.Name, err)
 	}
-	_, err = tx.Exec(`INSERT INTO projects (id, short_id, number, workspace, name, display_name, status, public, pull_requests, created_by, created, updated, attrs)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, string(p.ID), p.ShortID, p.Number, p.Workspace, p.Name, p.DisplayName, p.Status,
-		p.Public, p.PullRequests, p.CreatedBy, db.Micros(p.Created), db.Micros(p.Updated), string(attrs))
+	_, err = tx.Exec(`INSERT INTO projects (id, short_id, number, workspace, name, display_name, status, public, pull_requests, fetch_submodules,
+		submodules_key, created_by, created, updated, attrs) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		string(p.ID), p.ShortID, p.Number, p.Workspace, p.Name, p.DisplayName, p.Status, p.Public, p.PullRequests, p.Submodules.Fetch,
+		p.Submodules.Key, p.CreatedBy, db.Micros(p.Created), db.Micros(p.Updated), string(attrs))
 	if err != nil {
 		return fmt.Errorf("project %s: %w", p.Name, err)
 	}
@@ -215,8 +216,9 @@ func update(tx *db.Tx, p Project) error {
 	if err != nil {
 		return fmt.Errorf("project %s: attributes: %w", p.ID, err)
 	}
-	_, err = tx.Exec(`UPDATE projects SET name = ?, display_name = ?, status = ?, public = ?, pull_requests = ?, updated = ?, attrs = ? WHERE id = ?`,
-		p.Name, p.DisplayName, p.Status, p.Public, p.PullRequests, db.Micros(p.Updated), string(attrs), string(p.ID))
+	_, err = tx.Exec(`UPDATE projects SET name = ?, display_name = ?, status = ?, public = ?, pull_requests = ?, fetch_submodules = ?,
+		submodules_key = ?, updated = ?, attrs = ? WHERE id = ?`, p.Name, p.DisplayName, p.Status, p.Public, p.PullRequests, p.Submodules.Fetch,
+		p.Submodules.Key, db.Micros(p.Updated), string(attrs), string(p.ID))
 	if err != nil {
 		return fmt.Errorf("project %s: %w", p.ID, err)
 	}

@@ -136,7 +136,7 @@ func (s *Server) open(ctx context.Context) (err error) {
 		return err
 	}
 	pushMax, _ := size(s.cfg.PushMax, 0)
-	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Room: s.disk.room}, s.db, s.projects, s.secrets)
+	s.sources, err = source.New(source.Config{Dir: filepath.Join(dir, "git"), MaxPush: pushMax, Private: s.cfg.PrivateSources, Public: s.cfg.PublicURL, Room: s.disk.room}, s.db, s.projects, s.secrets)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,9 @@ type memory struct {
 	Refs     string // branches and tags that its .git knows
 	Origin   string
 	Git      map[string]print
-	Lines    []string // what was said about it
+	Notes    []string // what was said about it
+	Modules  []module // of its commit, if they were asked for
+	From     string   // of a submodule: what its objects were come by with
 }
 
 var keyText = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$`)
@@ -46,13 +48,17 @@ type checkout struct {
 	was    memory
 	index  *index
 	tree   *walker
+	stage  *walker // the whole tree, in which files are written before they have their place
+	mods   []module
+	sub    *submodule // nil of the whole
 }
 
 // Checkout brings Dir to a commit: files of git are as in the commit, others
 // stay, and .git is a repository of its own without credentials or config of
 // whoever wrote into Dir before. Nothing that lies in Dir is run or followed
 // out of it. A file whose content is right is left as it is, with its time.
-// Submodules and the contents of Git LFS are not fetched, which Out is told.
+// Submodules are fetched if the spec says so, the contents of Git LFS are not,
+// which Out is told.
 func (s *Sources) Checkout(ctx context.Context, id project.ID, spec CheckoutSpec) error {
 	if err := spec.validate(); err != nil {
 		return err
@@ -77,20 +83,37 @@ func (s *Sources) Checkout(ctx context.Context, id project.ID, spec CheckoutSpec
 		return fmt.Errorf("check out: %w", err)
 	}
 	defer c.tree.close()
+	c.stage = c.tree
 	if err := c.inherit(now); err != nil {
 		return fmt.Errorf("check out: %w", err)
 	}
+	if spec.Fresh {
+		if err := os.RemoveAll(filepath.Join(c.at, modulesDir)); err != nil {
+			return fmt.Errorf("check out: %w", err)
+		}
+	}
+	if err := c.whole(ctx); err != nil {
+		return err
+	}
+	if err := c.submodules(ctx); err != nil {
+		return fmt.Errorf("check out %s: %w", spec.Revision, err)
+	}
+	return nil
+}
+
+// whole is the checkout without its submodules.
+func (c *checkout) whole(ctx context.Context) error {
 	for again := false; ; again = true {
 		err := c.run(ctx)
 		var g *gitError
 		if err == nil || again || c.origin == "" || context.Cause(ctx) != nil || !errors.As(err, &g) {
 			if err != nil {
-				return fmt.Errorf("check out %s: %w", spec.Revision, err)
+				return fmt.Errorf("check out %s: %w", c.spec.Revision, err)
 			}
 			return nil
 		}
 		// A mirror that cannot be read is a cache gone bad.
-		if err := s.forget(ctx, id); err != nil {
+		if err := c.s.forget(ctx, c.id); err != nil {
 			return err
 		}
 	}
@@ -136,6 +159,9 @@ func (c *checkout) inherit(now time.Time) error {
 		err = os.RemoveAll(filepath.Join(c.at, "state.json"))
 	}
 	if err == nil {
+		err = inheritModules(of, c.at)
+	}
+	if err == nil {
 		err = replace(filepath.Join(c.at, "index"), raw)
 	}
 	return err
@@ -151,12 +177,16 @@ func (s *Sources) Forget(id project.ID, key string) error {
 
 // forget drops the mirror of a project.
 func (s *Sources) forget(ctx context.Context, id project.ID) error {
-	k, err := s.locks.take(ctx, s.mirrorLock(id), false)
+	return s.forgetMirror(ctx, s.mirrorOf(id))
+}
+
+func (s *Sources) forgetMirror(ctx context.Context, m mirror) error {
+	k, err := s.locks.take(ctx, m.lock(), false)
 	if err != nil {
 		return err
 	}
 	defer k.release()
-	return s.dropMirror(id)
+	return s.drop(m)
 }
 
 // objects gives the repository that holds a commit, and of a linked project
@@ -171,6 +201,11 @@ func (s *Sources) objectsAt(ctx context.Context, id project.ID, revision, ref st
 	if dir := s.localFor(ctx, id, revision); dir != "" {
 		return dir, "", nil
 	}
+	return s.keptAt(ctx, id, revision, ref, depth)
+}
+
+// keptAt is objectsAt without the working trees that were pushed.
+func (s *Sources) keptAt(ctx context.Context, id project.ID, revision, ref string, depth int) (dir, origin string, err error) {
 	remote, _, err := s.loadRemote(ctx, id)
 	if err != nil {
 		return "", "", err
@@ -210,17 +245,26 @@ func (c *checkout) run(ctx context.Context) error {
 		return err
 	}
 	c.was = c.remembered()
-	if c.index == nil || c.was.Revision != c.spec.Revision || c.was.Branch != c.spec.Branch {
-		return c.change(ctx, refs)
-	}
-	wrong, err := c.wrong()
+	ok, err := c.asRemembered()
 	if err != nil {
 		return err
 	}
-	if len(wrong) > 0 {
+	if !ok {
 		return c.change(ctx, refs)
 	}
-	return c.finish(ctx, refs, c.was.Lines)
+	if c.mods, err = c.modules(ctx); err != nil {
+		return err
+	}
+	return c.finish(ctx, refs, c.was.Notes)
+}
+
+// asRemembered tells whether the files are those of the commit, and untouched.
+func (c *checkout) asRemembered() (bool, error) {
+	if c.index == nil || len(c.was.Notes) == 0 || c.was.Revision != c.spec.Revision || c.was.Branch != c.spec.Branch {
+		return false, nil
+	}
+	wrong, err := c.wrong()
+	return len(wrong) == 0, err
 }
 
 // remembered reads what is known of the work tree; nothing if it is a new one.
@@ -246,7 +290,7 @@ func (c *checkout) parts(refs string) (map[string]part, error) {
 	if c.spec.Depth > 0 {
 		objects = filepath.Join(c.at, "git")
 	}
-	want, err := c.s.parts(objects, refs, c.origin, c.spec)
+	want, err := c.s.parts(objects, refs, c.origin, activeModules(c.mods), c.spec)
 	if err == nil {
 		want["index"] = part{from: filepath.Join(c.at, "index")}
 	}
@@ -266,6 +310,9 @@ func (c *checkout) change(ctx context.Context, refs string) error {
 	if err != nil {
 		return err
 	}
+	if c.mods, err = c.modules(ctx); err != nil {
+		return err
+	}
 	// From here on the tree is between two commits: the new index is kept with
 	// what it inherited, so that a crash loses sight of no file.
 	if err := os.RemoveAll(filepath.Join(c.at, "state.json")); err != nil {
@@ -277,13 +324,8 @@ func (c *checkout) change(ctx context.Context, refs string) error {
 	if err := c.sweepStaging(); err != nil {
 		return err
 	}
-	for _, path := range lost {
-		if err := c.tree.remove(path); err != nil {
-			return err
-		}
-		if err := c.tree.empty(path); err != nil {
-			return err
-		}
+	if err := c.removeLost(old, lost); err != nil {
+		return err
 	}
 	c.tree.pop(0)
 	crash.At("source: files of the old commit are gone")
@@ -301,11 +343,37 @@ func (c *checkout) change(ctx context.Context, refs string) error {
 	return c.finish(ctx, refs, lines)
 }
 
+// removeLost removes the files that only the old commit has. Of a submodule these
+// are those of its own commit; what others left there stays.
+func (c *checkout) removeLost(old *index, lost []string) error {
+	modules := map[string]bool{}
+	if old != nil {
+		for _, e := range old.links() {
+			modules[e.path] = true
+		}
+	}
+	for _, path := range lost {
+		var err error
+		if modules[path] {
+			err = c.clearModule(path)
+		} else {
+			err = c.tree.remove(path)
+		}
+		if err == nil {
+			err = c.tree.empty(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // finish brings .git to what it is to be, when all files are, and remembers
 // the tree.
 func (c *checkout) finish(ctx context.Context, refs string, lines []string) error {
 	same := c.was.Revision == c.spec.Revision && c.was.Branch == c.spec.Branch && c.was.Depth == c.spec.Depth &&
-		c.was.Refs == refs && c.was.Origin == c.origin
+		c.was.Refs == refs && c.was.Origin == c.origin && c.was.From == c.from()
 	if c.spec.Depth > 0 && !same {
 		if err := c.s.history(ctx, c.repo, filepath.Join(c.at, "git"), c.spec); err != nil {
 			return err
@@ -331,7 +399,7 @@ func (c *checkout) finish(ctx context.Context, refs string, lines []string) erro
 	if err != nil {
 		return err
 	}
-	m := memory{c.spec.Dir, c.spec.Revision, c.spec.Branch, c.spec.Depth, refs, c.origin, made, lines}
+	m := memory{c.spec.Dir, c.spec.Revision, c.spec.Branch, c.spec.Depth, refs, c.origin, made, lines, c.mods, c.from()}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -402,10 +470,11 @@ func (c *checkout) write(ctx context.Context, wrong []int) error {
 		return nil
 	}
 	name := staging + uuid.NewString()
-	if err := mkdirat(c.tree.root, name, 0o700); err != nil {
+	if err := mkdirat(c.stage.root, name, 0o700); err != nil {
 		return fmt.Errorf("make a folder in the work tree: %w", err)
 	}
-	defer func() { _ = removeat(c.tree.root, name) }()
+	defer func() { _ = removeat(c.stage.root, name) }()
+	staged := filepath.Join(c.stageDir(), name)
 	var paths bytes.Buffer
 	for _, i := range wrong {
 		if c.index.entries[i].mode != modeModule {
@@ -416,14 +485,14 @@ func (c *checkout) write(ctx context.Context, wrong []int) error {
 	if paths.Len() > 0 {
 		_, err := c.s.git.run(ctx, call{
 			repo: c.repo, tree: filepath.Join(c.at, "empty"), index: filepath.Join(c.at, "index.new"), nosync: true, write: true,
-			args:  []string{"checkout-index", "--quiet", "--force", "-z", "--stdin", "--prefix=" + filepath.Join(c.spec.Dir, name) + "/"},
+			args:  []string{"checkout-index", "--quiet", "--force", "-z", "--stdin", "--prefix=" + staged + "/"},
 			stdin: &paths,
 		})
 		if err != nil {
 			return err
 		}
 	}
-	from, err := openWalker(filepath.Join(c.spec.Dir, name))
+	from, err := openWalker(staged)
 	if err != nil {
 		return err
 	}
@@ -493,7 +562,7 @@ func (c *checkout) place(from *walker, i int) error {
 
 // sweepStaging removes what a killed checkout left in the work tree.
 func (c *checkout) sweepStaging() error {
-	f, err := os.Open(c.spec.Dir)
+	f, err := os.Open(c.stageDir())
 	if err != nil {
 		return err
 	}
@@ -504,7 +573,7 @@ func (c *checkout) sweepStaging() error {
 	}
 	for _, name := range names {
 		if rest, ok := strings.CutPrefix(name, staging); ok && uuid.Validate(rest) == nil {
-			if err := removeat(c.tree.root, name); err != nil {
+			if err := removeat(c.stage.root, name); err != nil {
 				return err
 			}
 		}

@@ -269,7 +269,9 @@ func checkoutChild(args []string) bool {
 	}
 	w := &world{t: &testing.T{}, dir: args[2]}
 	w.open(Config{})
-	err := w.sources.Checkout(context.Background(), project.ID(args[3]), CheckoutSpec{Revision: args[4], Branch: "main", Dir: args[5], Key: "tree"})
+	err := w.sources.Checkout(context.Background(), project.ID(args[3]), CheckoutSpec{
+		Revision: args[4], Branch: "main", Dir: args[5], Key: "tree", Modules: &Modules{By: 1}, // the first user
+	})
 	fmt.Println(err)
 	return true
 }

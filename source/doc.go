@@ -10,6 +10,8 @@
 //	mirrors/<project>.git    what we have of an outside repository; a cache
 //	mirrors/<project>.lock
 //	mirrors/<project>.hosts  ssh host keys seen for it
+//	mirrors/<project>.modules/  the same of submodules of its commits, by what they
+//	                         are opened with; all of them under <project>.modules.lock
 //	work/<project>/<key>/    what is remembered of one work tree
 //	local/<project>/<commit>.git
 //	                         somebody's working tree, pushed to be run

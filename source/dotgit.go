@@ -251,9 +251,9 @@ func (s *Sources) branchesAndTags(ctx context.Context, dir string, spec Checkout
 	return b.String(), nil
 }
 
-// parts gives the files of the .git of a work tree. own is our copy of the
-// shallow history, refs what branchesAndTags gave.
-func (s *Sources) parts(objects, refs, origin string, spec CheckoutSpec) (map[string]part, error) {
+// parts gives the files of the .git of a work tree. objects is where they lie,
+// refs what branchesAndTags gave, more the end of its config.
+func (s *Sources) parts(objects, refs, origin, more string, spec CheckoutSpec) (map[string]part, error) {
 	head := spec.Revision + "\n"
 	if spec.Branch != "" {
 		head = "ref: refs/heads/" + spec.Branch + "\n"
@@ -265,7 +265,7 @@ func (s *Sources) parts(objects, refs, origin string, spec CheckoutSpec) (map[st
 			config += "[branch " + quoteConfig(spec.Branch) + "]\n\tremote = origin\n\tmerge = " + quoteConfig("refs/heads/"+spec.Branch) + "\n"
 		}
 	}
-	want := map[string]part{"HEAD": {text: head}, "config": {text: config}, "packed-refs": {text: refs}}
+	want := map[string]part{"HEAD": {text: head}, "config": {text: config + more}, "packed-refs": {text: refs}}
 	if b, err := os.ReadFile(filepath.Join(objects, "shallow")); err == nil && len(b) > 0 {
 		want["shallow"] = part{text: string(b)}
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -155,6 +157,21 @@ func (x *index) inherit(old *index) (lost []string) {
 		}
 	}
 	return lost
+}
+
+// links are the entries of submodules, in their order.
+func (x *index) links() (list []entry) {
+	for _, e := range x.entries {
+		if e.mode == modeModule {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// find gives the place of a path.
+func (x *index) find(path string) (int, bool) {
+	return slices.BinarySearchFunc(x.entries, path, func(e entry, path string) int { return strings.Compare(e.path, path) })
 }
 
 // bytes gives the file.

@@ -27,12 +27,25 @@ func (s *Sources) mirrorLock(id project.ID) string {
 	return filepath.Join(s.cfg.Dir, "mirrors", string(id)+".lock")
 }
 
-// dropMirror removes a mirror; the caller holds its lock.
-func (s *Sources) dropMirror(id project.ID) error {
-	s.mu.Lock()
-	delete(s.refresh, id)
-	s.mu.Unlock()
-	dir := s.mirrorPath(id)
+// mirror is what a project has of an outside repository: of the one that it is
+// linked to, or of one that is a submodule of its commits.
+type mirror struct {
+	project project.ID
+	dir     string // its lock is beside it
+}
+
+func (m mirror) lock() string { return strings.TrimSuffix(m.dir, ".git") + ".lock" }
+
+func (s *Sources) mirrorOf(id project.ID) mirror { return mirror{id, s.mirrorPath(id)} }
+
+// drop removes a mirror; the caller holds its lock.
+func (s *Sources) drop(m mirror) error {
+	dir := m.dir
+	if dir == s.mirrorPath(m.project) {
+		s.mu.Lock()
+		delete(s.refresh, m.project)
+		s.mu.Unlock()
+	}
 	old := dir + ".old"
 	if err := os.RemoveAll(old); err != nil {
 		return err
@@ -149,11 +162,16 @@ func network(err error) bool {
 // gives its path. ref is where it may be found if the other side gives no bare
 // commits. What is there already costs one look.
 func (s *Sources) fetch(ctx context.Context, id project.ID, r *Remote, hash, ref string, depth int) (string, error) {
-	dir := s.mirrorPath(id)
+	return s.fetchInto(ctx, s.mirrorOf(id), r, func() error { return s.still(ctx, id, r) }, hash, ref, depth)
+}
+
+// fetchInto is fetch for any mirror; may is asked before anything is.
+func (s *Sources) fetchInto(ctx context.Context, m mirror, r *Remote, may func() error, hash, ref string, depth int) (string, error) {
+	dir := m.dir
 	if s.enough(ctx, dir, hash, depth) {
 		return dir, nil
 	}
-	k, err := s.locks.take(ctx, s.mirrorLock(id), false)
+	k, err := s.locks.take(ctx, m.lock(), false)
 	if err != nil {
 		return "", err
 	}
@@ -161,19 +179,19 @@ func (s *Sources) fetch(ctx context.Context, id project.ID, r *Remote, hash, ref
 	if s.enough(ctx, dir, hash, depth) {
 		return dir, nil // another one fetched it
 	}
-	if err := s.still(ctx, id, r); err != nil {
+	if err := may(); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, fetching, fmt.Errorf("%s took more than %s: %w", redact(r.URL), fetching, errdefs.ErrUnavailable))
 	defer cancel()
 	for again := false; ; again = true {
-		err = s.fetchOnce(ctx, id, r, k, hash, ref, depth)
+		err = s.fetchOnce(ctx, m, r, k, hash, ref, depth)
 		if err == nil || again || context.Cause(ctx) != nil || network(err) {
 			break
 		}
 		// A mirror is a cache: what is wrong with it is not worth knowing.
-		slog.Warn("mirror is made anew", "room", "source", "project", string(id), "error", err)
-		if err := s.dropMirror(id); err != nil {
+		slog.Warn("mirror is made anew", "room", "source", "project", string(m.project), "error", err)
+		if err := s.drop(m); err != nil {
 			return "", err
 		}
 	}
@@ -193,13 +211,13 @@ func (s *Sources) still(ctx context.Context, id project.ID, r *Remote) error {
 	return err
 }
 
-func (s *Sources) fetchOnce(ctx context.Context, id project.ID, r *Remote, k *lock, hash, ref string, depth int) error {
-	dir, err := s.openMirror(id, k)
+func (s *Sources) fetchOnce(ctx context.Context, m mirror, r *Remote, k *lock, hash, ref string, depth int) error {
+	dir, err := s.openMirror(m, k)
 	if err != nil {
 		return err
 	}
 	keep := "refs/slipway/" + hash
-	err = s.fetchSpec(ctx, id, r, k, dir, depth, "+"+hash+":"+keep)
+	err = s.fetchSpec(ctx, m.project, r, k, dir, depth, "+"+hash+":"+keep)
 	for _, more := range []int{max(50, depth), max(500, depth), 0} {
 		var g *gitError
 		if err == nil || !errors.As(err, &g) || !notServed.MatchString(g.text) {
@@ -209,7 +227,7 @@ func (s *Sources) fetchOnce(ctx context.Context, id project.ID, r *Remote, k *lo
 		if ref != "" && more != 0 {
 			specs = []string{"+" + ref + ":refs/slipway/found"}
 		}
-		if ferr := s.fetchSpec(ctx, id, r, k, dir, more, specs...); ferr != nil {
+		if ferr := s.fetchSpec(ctx, m.project, r, k, dir, more, specs...); ferr != nil {
 			if errors.As(ferr, &g) && notServed.MatchString(g.text) {
 				continue
 			}
@@ -235,8 +253,8 @@ func (s *Sources) fetchOnce(ctx context.Context, id project.ID, r *Remote, k *lo
 }
 
 // openMirror makes the mirror or mends what a killed git left in it.
-func (s *Sources) openMirror(id project.ID, k *lock) (string, error) {
-	dir := s.mirrorPath(id)
+func (s *Sources) openMirror(m mirror, k *lock) (string, error) {
+	dir := m.dir
 	unclean, err := k.begin(pusher{})
 	if err != nil {
 		return "", err
@@ -368,7 +386,7 @@ func (s *Sources) wholeMirror(ctx context.Context, id project.ID, r *Remote, fre
 	ctx, cancel := context.WithTimeoutCause(ctx, fetching, fmt.Errorf("%s took more than %s: %w", redact(r.URL), fetching, errdefs.ErrUnavailable))
 	defer cancel()
 	for again := false; ; again = true {
-		if _, err = s.openMirror(id, k); err != nil {
+		if _, err = s.openMirror(s.mirrorOf(id), k); err != nil {
 			return "", err
 		}
 		if len(v.refs) > 0 {
@@ -377,7 +395,7 @@ func (s *Sources) wholeMirror(ctx context.Context, id project.ID, r *Remote, fre
 		if err == nil || again || context.Cause(ctx) != nil || network(err) {
 			break
 		}
-		if err := s.dropMirror(id); err != nil {
+		if err := s.drop(s.mirrorOf(id)); err != nil {
 			return "", err
 		}
 	}

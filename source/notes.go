@@ -18,16 +18,17 @@ func (c *checkout) notes(ctx context.Context) ([]string, error) {
 	if len(list) != 1 || list[0].kind != "commit" {
 		return nil, fmt.Errorf("commit: %w", errdefs.ErrNotFound)
 	}
-	where := "detached"
+	where, of := "detached", ""
 	if c.spec.Branch != "" {
 		where = c.spec.Branch
 	}
 	lines := []string{fmt.Sprintf("Checked out %s (%s): %s", c.spec.Revision, where, parseCommit("", list[0].data).Subject)}
+	if c.sub != nil {
+		of = "Submodule " + c.sub.path + ": "
+		lines = []string{fmt.Sprintf("%schecked out %s of %s", of, c.spec.Revision, c.sub.where.name)}
+	}
 	var attributes []string
 	for _, e := range c.index.entries {
-		if e.mode == modeModule {
-			lines = append(lines, "Submodule "+e.path+" is not fetched: its folder stays empty")
-		}
 		if e.path == ".gitattributes" || strings.HasSuffix(e.path, "/.gitattributes") {
 			attributes = append(attributes, e.hex())
 		}
@@ -39,7 +40,7 @@ func (c *checkout) notes(ctx context.Context) ([]string, error) {
 		}
 		for _, o := range list {
 			if bytes.Contains(o.data, []byte("filter=lfs")) {
-				return append(lines, "Git LFS is not fetched: files that .gitattributes gives to it are pointers only"), nil
+				return append(lines, of+"Git LFS is not fetched: files that .gitattributes gives to it are pointers only"), nil
 			}
 		}
 	}

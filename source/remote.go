@@ -79,7 +79,7 @@ func parseURL(text string) (place, *url.URL, error) {
 	}
 	if !strings.Contains(text, "://") {
 		m := scp.FindStringSubmatch(text)
-		if m == nil || strings.HasPrefix(m[2], "-") || strings.HasPrefix(m[1], "-") {
+		if m == nil || strings.HasPrefix(m[2], "-") || strings.HasPrefix(m[1], "-") || strings.HasPrefix(m[3], ":") { // ext::program
 			return place{}, nil, errors.New("is not a URL: use https://host/path, ssh://user@host/path or user@host:path")
 		}
 		return place{scheme: "ssh", user: m[1], host: m[2], port: "22"}, nil, nil

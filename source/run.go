@@ -108,7 +108,9 @@ func (s *Sources) catchUpAll(ctx context.Context) {
 // all lists the projects of which anything is here.
 func (s *Sources) all() []project.ID {
 	found := map[project.ID]bool{}
-	for _, pattern := range []string{"repos/*.git", "repos/*.lock", "repos/*.deleted", "mirrors/*.git", "mirrors/*.lock", "mirrors/*.hosts", "work/*", "local/*"} {
+	for _, pattern := range []string{
+		"repos/*.git", "repos/*.lock", "repos/*.deleted", "mirrors/*.git", "mirrors/*.lock", "mirrors/*.hosts", "mirrors/*.modules", "work/*", "local/*",
+	} {
 		list, _ := filepath.Glob(filepath.Join(s.cfg.Dir, pattern))
 		for _, p := range list {
 			name, _, _ := strings.Cut(filepath.Base(p), ".")
@@ -174,7 +176,13 @@ func (s *Sources) tidy(ctx context.Context) {
 		if context.Cause(ctx) != nil {
 			return
 		}
-		log("cannot tidy a mirror", id, s.tidyMirror(ctx, id))
+		log("cannot tidy a mirror", id, s.tidyMirror(ctx, s.mirrorOf(id)))
+	}
+	for _, id := range s.all() {
+		if context.Cause(ctx) != nil {
+			return
+		}
+		log("cannot tidy the mirrors of submodules", id, s.tidyModules(ctx, id))
 	}
 }
 
@@ -217,9 +225,15 @@ func (s *Sources) removeGone(ctx context.Context, id project.ID, now time.Time) 
 	if err := s.forget(ctx, id); err != nil {
 		return err
 	}
+	if err := s.forgetModules(ctx, id); err != nil {
+		return err
+	}
 	hosts := filepath.Join(s.cfg.Dir, "mirrors", string(id)+".hosts")
 	// The mark is the last: a kill before leaves it to the next time.
-	for _, p := range []string{filepath.Join(s.cfg.Dir, "work", string(id)), filepath.Join(s.cfg.Dir, "local", string(id)), s.repoPath(id), s.mirrorLock(id), hosts, s.repoLock(id), mark} {
+	for _, p := range []string{
+		filepath.Join(s.cfg.Dir, "work", string(id)), filepath.Join(s.cfg.Dir, "local", string(id)), s.repoPath(id), s.mirrorLock(id),
+		s.modulesPath(id), s.modulesPath(id) + ".lock", hosts, s.repoLock(id), mark,
+	} {
 		if err := os.RemoveAll(p); err != nil {
 			return err
 		}
@@ -260,23 +274,23 @@ func (s *Sources) pack(ctx context.Context, dir, lockPath string) error {
 }
 
 // tidyMirror drops what nobody has used for long.
-func (s *Sources) tidyMirror(ctx context.Context, id project.ID) error {
-	fi, err := os.Lstat(s.mirrorLock(id))
+func (s *Sources) tidyMirror(ctx context.Context, m mirror) error {
+	fi, err := os.Lstat(m.lock())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err != nil || time.Since(fi.ModTime()) >= oldMirror {
-		return s.forget(ctx, id)
+		return s.forgetMirror(ctx, m)
 	}
-	dir := s.mirrorPath(id)
+	dir := m.dir
 	asked, err := s.asked(ctx, dir)
 	if err != nil {
 		return err
 	}
 	if len(asked) > 2*newest { // not each time: all packs are written anew
-		return s.trim(ctx, dir, s.mirrorLock(id))
+		return s.trim(ctx, dir, m.lock())
 	}
-	return s.pack(ctx, dir, s.mirrorLock(id))
+	return s.pack(ctx, dir, m.lock())
 }
 
 // asked lists the refs that keep commits of a mirror because they were asked

@@ -84,6 +84,7 @@ type Config struct {
 	Dir     string // its own: repositories, mirrors, work indexes
 	MaxPush int64  // bytes a push, or a fetch of a mirror, may bring at once; 0 is 2 GiB
 	Private bool   // outside URLs may lead to private addresses
+	Public  string // URL of this server, by which submodules may name its projects; "" is none
 
 	// Room tells why no push and no file may come in (too little free disk); nil
 	// never does.
@@ -101,7 +102,19 @@ type CheckoutSpec struct {
 	Key      string // of the work tree: what is remembered of it between checkouts
 	Fresh    bool   // Dir was emptied: forget what is remembered
 	Of       string // key of the work tree that Dir is a copy of, if it is new and one
+	Modules  *Modules
 	Out      func(line string)
+}
+
+// Modules says that a checkout has its submodules too, and how they are come by.
+// Without it their folders are empty.
+type Modules struct {
+	By  int64  // user in whose name projects of this server are read; 0 is nobody: public ones alone
+	Key string // name of the variable of the project, or its workspace, with the key for ssh; "" is none
+
+	// Bare says that nothing is opened with a login or a key, and no project that
+	// is not public: whoever wrote the commit need not be one who may use them.
+	Bare bool
 }
 
 // Content is a file or directory of a commit.
@@ -142,6 +155,9 @@ type Sources struct {
 func New(cfg Config, d *db.DB, p *project.Projects, s *secret.Secrets) (*Sources, error) {
 	if cfg.MaxPush <= 0 {
 		cfg.MaxPush = 2 << 30
+	}
+	if cfg.Public == "" {
+		cfg.Public = "http://slipway.invalid" // what relative URLs are relative to
 	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {

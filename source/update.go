@@ -117,9 +117,15 @@ func (s *Sources) update(ctx context.Context, by access.Actor, id project.ID, c 
 			return now, err
 		}
 		defer k.release()
-		// What another URL or nobody gives is not ours to show. A mirror is a cache,
-		// so it goes first: whoever is killed in between leaves nothing of it.
-		if err := s.dropMirror(p.ID); err != nil {
+		all, err := within(ctx, s.patience, busy, func(ctx context.Context) (*lock, error) { return s.lockModules(ctx, p.ID, false) })
+		if err != nil {
+			return now, err
+		}
+		defer all.release()
+		// What another URL or nobody gives is not ours to show, nor what its login
+		// gave of others. A mirror is a cache, so it goes first: whoever is killed in
+		// between leaves nothing of it.
+		if err := errors.Join(s.drop(s.mirrorOf(p.ID)), s.dropModules(p.ID)); err != nil {
 			return now, fmt.Errorf("link project %s: %w", p.Name, err)
 		}
 	}

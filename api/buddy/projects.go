@@ -131,12 +131,12 @@ func (h *handlers) shortProject(p project.Project) object {
 	}
 }
 
-// projectFields are the members of a project that no rule reads.
+// projectFields are the members of a project that no answer has in short.
 func projectFields() []field[project.Project] {
 	return []field[project.Project]{
 		boolField("allow_pull_requests", func(p *project.Project) *bool { return &p.PullRequests }),
-		restField[project.Project]("fetch_submodules", aBool, false),
-		restField[project.Project]("fetch_submodules_env_key", aString, nil),
+		boolField("fetch_submodules", func(p *project.Project) *bool { return &p.Submodules.Fetch }),
+		strField("fetch_submodules_env_key", func(p *project.Project) *string { return &p.Submodules.Key }),
 		restField[project.Project]("update_default_branch_from_external", aBool, true),
 		restField[project.Project]("without_repository", aBool, false),
 	}
@@ -224,6 +224,7 @@ type projectBody struct {
 	remote                        source.RemoteChange
 	key                           *int64 // of a variable; 0 is none, nil as it is
 	pulls                         bool
+	submodules                    project.Submodules
 	attrs                         map[string]json.RawMessage
 }
 
@@ -274,6 +275,7 @@ func readProject(w http.ResponseWriter, r *http.Request, p project.Project) (pro
 		return in, err
 	}
 	in.pulls = p.PullRequests
+	in.submodules = p.Submodules
 	in.attrs, err = d.keep.into(nil)
 	return in, err
 }
@@ -340,7 +342,7 @@ func (h *handlers) createProject(w http.ResponseWriter, r *http.Request, by acce
 	if err := h.openKey(r, by, ws.ID, &in); err != nil {
 		return err
 	}
-	n := project.New{Attrs: in.attrs, Public: in.access != nil && *in.access == "PUBLIC", PullRequests: in.pulls}
+	n := project.New{Attrs: in.attrs, Public: in.access != nil && *in.access == "PUBLIC", PullRequests: in.pulls, Submodules: in.submodules}
 	if in.name != nil {
 		n.Name = *in.name
 	}
@@ -392,6 +394,9 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 		return err
 	}
 	c := project.Change{Name: in.name, DisplayName: in.display, Status: in.status, PullRequests: &in.pulls, Attrs: in.attrs}
+	if in.submodules != p.Submodules {
+		c.Submodules = &in.submodules
+	}
 	if in.access != nil {
 		public := *in.access == "PUBLIC"
 		c.Public = &public
