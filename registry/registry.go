@@ -183,7 +183,7 @@ func (e *Exchange) Login(ctx context.Context, w Want) (Login, error) {
 
 // usable tells whether an integration can say who it is in its way.
 func (e *Exchange) usable(i secret.Integration) error {
-	why := ""
+	var why string
 	switch {
 	case i.Auth == secret.AuthTrusted:
 		why = "it lends its rights to the account of Buddy's own in that cloud, and this server has none; give it keys and auth_type DEFAULT, or auth_type OIDC"
