@@ -282,6 +282,7 @@ type BuildSpec struct {
 
 	// Name is put into the image's metadata and onto progress lines.
 	Name string
+	Also []string // what else the image will be called, for the log
 	// Lookup answers for images that no registry needs to be asked for: those
 	// of the own registry, loaded ones, ones pulled before (with Pull, not the
 	// last). ref is complete: host, repository, and tag or digest. A miss is

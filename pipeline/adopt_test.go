@@ -292,7 +292,7 @@ func TestFileOfAnotherBranch(t *testing.T) {
 		x, err := w.Start(ctx, by, p.ID, in)
 		w.must(err)
 		x = w.wait(x)
-		v, err := (&handling{Runner: w.r, x: x, changed: new(atomic.Pointer[source.Changelog])}).values(ctx, x.Steps[0])
+		v, err := (&handling{Runner: w.r, x: x, changed: new(atomic.Pointer[news])}).values(ctx, x.Steps[0])
 		w.must(err)
 		if v.byKey["V"] != "2" || v.byKey["L"] != "2" {
 			t.Errorf("the run has V=%s L=%s", v.byKey["V"], v.byKey["L"])

@@ -129,7 +129,7 @@ func (h *handling) build(ctx context.Context, s ActionExecution, v *values, log 
 		}}
 	}
 	names := slices.Concat(to.Own, to.Push)
-	spec.Name = names[0]
+	spec.Name, spec.Also = names[0], names[1:]
 	if spec.Secrets, err = h.buildSecrets(ctx, b, v); err != nil {
 		return Result{}, nil, err
 	}

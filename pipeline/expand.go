@@ -249,22 +249,34 @@ type about struct {
 	URL                string // page of the execution
 	LastBuild          ActionExecution
 	Changes            source.Changelog // since the last successful run, or since what the start says
+	Commits            []source.Commit  // that have made them, newest first
 	FailedLog          string           // the end of the log of the first action that failed
 	Now                time.Time
 }
 
-// changelog lists changes, a line for each: A, M or D and the path.
-func changelog(l source.Changelog) string {
-	var b strings.Builder
-	for _, k := range []struct {
-		letter string
-		paths  []string
-	}{{"A", l.Added}, {"M", l.Changed}, {"D", l.Deleted}} {
-		for _, p := range k.paths {
-			b.WriteString(k.letter + " " + p + "\n")
+// maxChangelog is how long each of the variables that tell of changes may be, in bytes: a
+// program cannot be started with a longer one than secret.MaxWord.
+const maxChangelog = 64 << 10
+
+// joined puts texts together, as many of the first as there is room for.
+func joined(l []string, by string) string {
+	n := 0
+	for i, t := range l {
+		if n += len(t) + len(by); n > maxChangelog {
+			l = l[:i]
+			break
 		}
 	}
-	return strings.TrimSuffix(b.String(), "\n")
+	return strings.Join(l, by)
+}
+
+// changelog lists commits, a line for each: "[e5e13f8] subject | author | date".
+func changelog(all []source.Commit) string {
+	var l []string
+	for _, c := range all {
+		l = append(l, fmt.Sprintf("[%s] %s | %s | %s", short(c.Revision), c.Subject, c.Author.Name, c.CommitDate.UTC().Format("2006-01-02T15:04:05")))
+	}
+	return joined(l, "\n")
 }
 
 // defaults are the variables every step has: two generations of one vendor's
@@ -338,10 +350,10 @@ func defaults(x Execution, s ActionExecution, a about) [][2]string {
 	for _, generation := range []string{"BUDDY_RUN_", "BUDDY_EXECUTION_"} {
 		out = append(out, [][2]string{
 			{generation + "APPROVE_URL", a.URL},
-			{generation + "CHANGELOG", changelog(a.Changes)},
-			{generation + "CHANGELOG_ADDED", strings.Join(a.Changes.Added, "\n")},
-			{generation + "CHANGELOG_CHANGED", strings.Join(a.Changes.Changed, "\n")},
-			{generation + "CHANGELOG_DELETED", strings.Join(a.Changes.Deleted, "\n")},
+			{generation + "CHANGELOG", changelog(a.Commits)},
+			{generation + "CHANGELOG_ADDED", joined(a.Changes.Added, ",")},
+			{generation + "CHANGELOG_CHANGED", joined(a.Changes.Changed, ",")},
+			{generation + "CHANGELOG_DELETED", joined(a.Changes.Deleted, ",")},
 		}...)
 	}
 	for i := range out {

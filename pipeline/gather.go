@@ -243,21 +243,29 @@ func (h *handling) about(ctx context.Context, s ActionExecution) (about, error) 
 		changed = &l
 		h.changed.Store(changed)
 	}
-	a.Changes = *changed
+	a.Changes, a.Commits = changed.files, changed.commits
 	a.FailedLog, err = h.failedLog(ctx, s)
 	return a, err
 }
 
+// news is what the commit of a run brings.
+type news struct {
+	files   source.Changelog
+	commits []source.Commit // newest first
+}
+
+// maxCommits is how many of the commits of a run its actions are told.
+const maxCommits = 100
+
 // changes are those since the commit that the start names, or else the one of
 // the last successful run before, of the same branch or tag if the pipeline's
 // git_changeset_base says so; what has none, or lost it by a force-push, has none.
-func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
+func (h *handling) changes(ctx context.Context) (n news, err error) {
 	x := h.x
 	if x.Commit == nil {
-		return source.Changelog{}, nil
+		return n, nil
 	}
 	var from string
-	var err error
 	switch base := x.Frozen.GitChangesetBase; {
 	case x.From != nil:
 		from = x.From.Revision
@@ -266,17 +274,17 @@ func (h *handling) changes(ctx context.Context) (source.Changelog, error) {
 	default:
 		from, err = h.p.lastSuccess(ctx, x, base == matchingRef || base == ofPull)
 	}
-	if err != nil || from == "" {
-		return source.Changelog{}, err
+	if err != nil || from == "" || from == x.Commit.Revision {
+		return n, err
 	}
-	if from == x.Commit.Revision {
-		return source.Changelog{}, nil
-	}
-	l, err := h.p.sources.Changes(ctx, x.Project, from, x.Commit.Revision)
+	n.files, err = h.p.sources.Changes(ctx, x.Project, from, x.Commit.Revision)
 	if errdefs.IsNotFound(err) {
-		return source.Changelog{}, nil
+		return news{}, nil
 	}
-	return l, err
+	if err == nil {
+		n.commits, err = h.p.sources.Between(ctx, x.Project, from, x.Commit.Revision, x.Frozen.CloneDepth, maxCommits)
+	}
+	return n, err
 }
 
 // failedLog is the end of the log of the first action that failed in a run.

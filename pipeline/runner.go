@@ -18,7 +18,6 @@ import (
 	"slipway/event"
 	"slipway/image"
 	"slipway/project"
-	"slipway/source"
 )
 
 // Engine is what the Runner needs of an engine. Its volumes must be
@@ -99,8 +98,8 @@ type handling struct {
 	ready   *readiness
 	place   *workplace
 	kept    *keeping
-	changed *atomic.Pointer[source.Changelog] // by the commit; nil: not looked at yet
-	resumed bool                              // it was under way when this handler got it
+	changed *atomic.Pointer[news] // by the commit; nil: not looked at yet
+	resumed bool                  // it was under way when this handler got it
 	log     *slog.Logger
 
 	// Of the copy for a step:
@@ -143,7 +142,7 @@ type turn struct {
 // Handle brings an execution on, as far as it goes without waiting for anything
 // but its actions.
 func (r *Runner) Handle(ctx context.Context, lease db.Lease) (again time.Time, err error) {
-	h := &handling{Runner: r, lease: lease, ready: newReadiness(), place: &workplace{}, kept: &keeping{}, changed: new(atomic.Pointer[source.Changelog]), log: slog.With("room", "pipeline", "execution", lease.ID)}
+	h := &handling{Runner: r, lease: lease, ready: newReadiness(), place: &workplace{}, kept: &keeping{}, changed: new(atomic.Pointer[news]), log: slog.With("room", "pipeline", "execution", lease.ID)}
 	news, stop := r.p.db.Watch(newsTopic(ExecutionID(lease.ID)))
 	defer stop()
 	err = r.p.db.Read(ctx, func(tx *db.Tx) error {

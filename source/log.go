@@ -80,9 +80,18 @@ func (s *Sources) Commits(ctx context.Context, by access.Actor, id project.ID, r
 	if path != "" {
 		args = append(args, path)
 	}
-	out, err := s.git.run(ctx, call{repo: dir, args: args, env: []string{"GIT_LITERAL_PATHSPECS=1"}})
+	list, err := s.listed(ctx, dir, args)
 	if err != nil {
 		return nil, fmt.Errorf("commits of project %s: %w", id, err)
+	}
+	return list, nil
+}
+
+// listed gives the commits that rev-list finds.
+func (s *Sources) listed(ctx context.Context, dir string, args []string) ([]Commit, error) {
+	out, err := s.git.run(ctx, call{repo: dir, args: args, env: []string{"GIT_LITERAL_PATHSPECS=1"}})
+	if err != nil {
+		return nil, err
 	}
 	hashes := strings.Fields(string(out))
 	if len(hashes) == 0 {
@@ -90,14 +99,32 @@ func (s *Sources) Commits(ctx context.Context, by access.Actor, id project.ID, r
 	}
 	found, err := s.git.objects(ctx, dir, maxCommit, hashes...)
 	if err != nil {
-		return nil, fmt.Errorf("commits of project %s: %w", id, err)
+		return nil, err
 	}
 	list := make([]Commit, 0, len(found))
 	for _, o := range found {
 		if o.kind != "commit" {
-			return nil, fmt.Errorf("commits of project %s: %w", id, errdefs.ErrDataLoss)
+			return nil, errdefs.ErrDataLoss
 		}
 		list = append(list, parseCommit(o.hash, o.data))
+	}
+	return list, nil
+}
+
+// Between gives the commits that one has before it and another one has not, both
+// by their full hashes, newest first. depth is how much of the history is looked at
+// in an outside repository, in commits, 0 being all.
+func (s *Sources) Between(ctx context.Context, id project.ID, from, to string, depth, limit int) ([]Commit, error) {
+	if !isHash(from) || !isHash(to) {
+		return nil, fmt.Errorf("commits from %q to %q: not full hashes: %w", from, to, errdefs.ErrInvalidArgument)
+	}
+	dir, _, err := s.objectsOf(ctx, id, to, depth)
+	if err != nil {
+		return nil, fmt.Errorf("commits up to %s: %w", to, err)
+	}
+	list, err := s.listed(ctx, dir, []string{"rev-list", "--max-count=" + strconv.Itoa(limit), to, "^" + from, "--"})
+	if err != nil {
+		return nil, fmt.Errorf("commits from %s to %s: %w", from, to, err)
 	}
 	return list, nil
 }

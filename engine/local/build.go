@@ -164,7 +164,7 @@ func (e *Engine) buildAlone(ctx context.Context, id string, spec engine.BuildSpe
 	if res.Image, err = e.inspect(nsctx(context.WithoutCancel(ctx)), b.result, platform); err != nil {
 		return engine.BuildResult{}, err
 	}
-	log.note(strings.TrimSpace("image " + b.result + " " + spec.Name))
+	log.note(strings.TrimSpace("image " + b.result + " " + strings.Join(append([]string{spec.Name}, spec.Also...), ", ")))
 	crash.At("engine: a build has its image")
 	return res, nil
 }
