@@ -346,6 +346,7 @@ type BuildResult struct {
 	Cached  int // steps answered from the cache
 	List    []BuildStep
 	Args    []string // arguments that the Dockerfile declares
+	Text    string   // digest of the Dockerfile as it stands
 	Used    Usage    // by the commands of its steps: memory of the one that needed most
 	Failure string   // why there is no image: what failed, where, what to do
 	Refused bool     // a registry gives an image that it needs not to that login, or to nobody without one

@@ -20,6 +20,7 @@ type Built struct {
 	NoCache bool              `json:"no_cache,omitempty"`
 	Steps   []BuiltStep       `json:"steps"`
 	Args    map[string]string `json:"args,omitempty"` // sums of the arguments that the Dockerfile declares
+	Text    string            `json:"text,omitempty"` // digest of the Dockerfile
 	Miss    *Miss             `json:"miss,omitempty"` // the first; nil: the cache had all
 }
 
@@ -84,7 +85,7 @@ func builtOf(spec engine.BuildSpec, r engine.BuildResult) *Built {
 	if len(r.List) == 0 {
 		return nil
 	}
-	b := &Built{NoCache: spec.NoCache, Args: map[string]string{}}
+	b := &Built{NoCache: spec.NoCache, Args: map[string]string{}, Text: r.Text}
 	for _, s := range r.List {
 		text := s.Text
 		if runes := []rune(text); len(runes) > stepTextMax {
@@ -153,6 +154,8 @@ func missed(now, before *Built, list []engine.BuildStep) *Miss {
 			return m(MissBase, "a stage begins with another image: %s, before %s", s.Text, was.Text)
 		case s.base():
 			return m(MissBase, "a stage begins with another image: %s", s.Text)
+		case ok && now.Text != "" && now.Text == before.Text && len(now.otherArgs(before)) > 0: // the text is as they make it
+			return m(MissArgument, "build arguments are other ones: %s", strings.Join(now.otherArgs(before), ", "))
 		case ok && n == i:
 			return m(MissInstruction, "the instruction is another one: before it was %s", was.Text)
 		case ok:
@@ -169,18 +172,7 @@ func missed(now, before *Built, list []engine.BuildStep) *Miss {
 	if l := list[i]; l.Copies {
 		return m(MissFiles, "%s", filesText(l))
 	}
-	var args []string
-	for name, value := range now.Args {
-		if before.Args[name] != value {
-			args = append(args, name)
-		}
-	}
-	for name := range before.Args {
-		if _, ok := now.Args[name]; !ok {
-			args = append(args, name)
-		}
-	}
-	if slices.Sort(args); len(args) > 0 {
+	if args := now.otherArgs(before); len(args) > 0 {
 		return m(MissArgument, "build arguments are other ones: %s", strings.Join(args, ", "))
 	}
 	return m(MissGone, "nothing that is known of it changed: its result is not in the cache any more")
@@ -197,6 +189,22 @@ func filesText(s engine.BuildStep) string {
 		return fmt.Sprintf("the files that it copies changed; written since the build before are %s and %d more", strings.Join(s.Written[:writtenMax], ", "), n-writtenMax)
 	}
 	return "the files that it copies changed; written since the build before: " + strings.Join(s.Written, ", ")
+}
+
+// otherArgs are the arguments that have another value than in the build before.
+func (b *Built) otherArgs(before *Built) (names []string) {
+	for name, value := range b.Args {
+		if before.Args[name] != value {
+			names = append(names, name)
+		}
+	}
+	for name := range before.Args {
+		if _, ok := b.Args[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // at is the step of a build at the place of another's.

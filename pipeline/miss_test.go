@@ -88,6 +88,8 @@ func TestMissed(t *testing.T) {
 		{"files of a stage", was, []string{"[a] 1/2 FROM x@1", "+[a] 2/2 RUN make", "1/4 FROM y@1", "2/4 COPY --from=a /m /m"}, "", "", "2/4 COPY --from=a /m /m", MissFiles, "from a", nil},
 		{"an argument", was, []string{"[a] 1/2 FROM x@1", "[a] 2/2 RUN make"}, "1", "2", "a 2/2 RUN make", MissArgument, "A", nil},
 		{"one that is no more", was, []string{"[a] 1/2 FROM x@1", "[a] 2/2 RUN make"}, "1", "", "a 2/2 RUN make", MissArgument, "A", nil},
+		{"an argument in an instruction", []string{"1/2 FROM y@1", "2/2 RUN make 1"}, []string{"1/2 FROM y@1", "2/2 RUN make 2"}, "1", "2", "2/2 RUN make 2", MissArgument, "A", nil},
+		{"another instruction with it", []string{"1/2 FROM y@1", "2/2 RUN make 1"}, []string{"1/2 FROM y@1", "2/2 RUN cmake 2"}, "1", "2", "2/2 RUN cmake 2", MissInstruction, "RUN make 1", nil},
 		{"gone", was, []string{"[a] 1/2 FROM x@1", "[a] 2/2 RUN make"}, "1", "1", "a 2/2 RUN make", MissGone, "", nil},
 		{"it failed before", []string{"1/3 FROM y@1", "!2/3 RUN a"}, []string{"1/3 FROM y@1", "2/3 RUN a", "3/3 RUN b"}, "", "", "2/3 RUN a", MissNotReached, "was not done", nil},
 		{"one before it failed", []string{"1/3 FROM y@1", "!2/3 RUN a"}, []string{"1/3 FROM y@1", "+2/3 RUN a", "3/3 RUN b"}, "", "", "3/3 RUN b", MissNotReached, "did not come", nil},
@@ -103,7 +105,9 @@ func TestMissed(t *testing.T) {
 				if c.more != nil && &lines[0] == &c.now[0] {
 					c.more(&spec, list)
 				}
-				return builtOf(spec, engine.BuildResult{List: list, Args: []string{"A"}}), list
+				// The file is the same one if all that differs is what the argument is.
+				text := strings.NewReplacer("make 1", "make $A", "make 2", "make $A").Replace(strings.Join(lines, " "))
+				return builtOf(spec, engine.BuildResult{List: list, Args: []string{"A"}, Text: strings.ReplaceAll(text, "cmake", "c")}), list
 			}
 			var before *Built
 			if c.before != nil {

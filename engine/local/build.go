@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 
 	"slipway/crash"
 	"slipway/engine"
@@ -56,6 +57,7 @@ type building struct {
 	// before; nil if that is not known.
 	written *written
 	args    []string // that the Dockerfile declares
+	text    string   // digest of the Dockerfile
 	result  string   // digest
 }
 
@@ -145,7 +147,7 @@ func (e *Engine) buildAlone(ctx context.Context, id string, spec engine.BuildSpe
 	err = b.do(ctx)
 	res.Steps, res.Cached = log.counted()
 	res.Used = log.usage()
-	res.List, res.Args = b.steps(), b.args
+	res.List, res.Args, res.Text = b.steps(), b.args, b.text
 	if cause := context.Cause(ctx); cause != nil && err != nil {
 		return b.ended(res, cause)
 	}
@@ -209,7 +211,7 @@ func (b *building) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.texts, b.args = texts{files, ignore}, arguments(files[name])
+	b.texts, b.args, b.text = texts{files, ignore}, arguments(files[name]), digest.FromBytes(files[name]).String()
 	r, err := b.e.builder.room(b.spec.Workspace)
 	if err != nil {
 		return &machinery{err}
