@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -122,14 +123,14 @@ func (r *localRun) here(ctx context.Context, cl *Client, dir string, out, said i
 	}
 	fmt.Fprintln(said, t.about)
 	for _, m := range t.modules {
-		fmt.Fprintf(said, "the submodule %s is an empty folder in the run, as in each run of the project\n", m)
+		fmt.Fprintf(said, "the submodule %s is in the run as the commit that is added here, without changes in it; with the project's fetch_submodules off it is an empty folder\n", m)
 	}
 	if err := t.push(ctx, cl, in, terminal(said)); err != nil {
 		return err
 	}
 	body := map[string]any{"commit": t.commit, "definition": definition, "actions": r.actions, "variables": variables, "comment": r.comment, "refresh": r.refresh}
 	workspace, name, _ := strings.Cut(in, "/")
-	at := fmt.Sprintf("/workspaces/%s/projects/%s/pipelines/%d/executions", workspace, name, p.ID)
+	at := fmt.Sprintf("/workspaces/%s/projects/%s/pipelines/%d/executions", url.PathEscape(workspace), url.PathEscape(name), p.ID)
 	number, err := start(context.WithoutCancel(ctx), cl, "/slipway/v1"+at+":local", body)
 	if err != nil {
 		return err
@@ -160,6 +161,11 @@ func start(ctx context.Context, cl *Client, path string, body any) (int64, error
 		var refused *Refused
 		if err == nil || try == 3 || errors.As(err, &refused) {
 			return x.Number, err
+		}
+		select { // a server that starts again is there soon
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
 		}
 	}
 }

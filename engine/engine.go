@@ -176,8 +176,8 @@ type Stater interface {
 	Stats(ctx context.Context, instance string) (Stats, error)
 }
 
-// Snapshotter copies volumes, and keeps what was in them: without copying their
-// data where the file system can.
+// Snapshotter copies volumes, and keeps what was in them: without copying the data of
+// larger files where the file system can.
 type Snapshotter interface {
 	// Clone makes to, which must not exist, with the content of from.
 	Clone(ctx context.Context, from, to string, owner Owner) error

@@ -230,6 +230,9 @@ func (p *Pipelines) adoptAction(tx *db.Tx, pl Pipeline, n Action, have *[]Action
 		n.Attrs = withOthers(p.cfg.Language.Dialect, n.Attrs, a.Attrs)
 		if !holds {
 			n.Permissions = a.Permissions
+			if gone[old.ID] { // it may be older than what narrows the others
+				n.Permissions = both(a.Permissions, narrow)
+			}
 		}
 		*a = n
 		return nil

@@ -42,16 +42,35 @@ func (p *Pipeline) shareNoMore(than Pipeline) (notes []string) {
 // but for the files that were put there.
 func (x Execution) emptiesCache() bool { return x.ClearCache || x.Frozen.ClearCache }
 
-// asideSuffix ends the owner of what builds of a pipeline have that no others find.
-const asideSuffix = "-aside"
+// asides end the owners of what builds of a pipeline have that no others find: those of
+// pull requests and working trees, and, apart from them, those of what strangers wrote,
+// which get no secrets and must not leave anything for builds that do.
+const (
+	asideSuffix    = "-aside"
+	strangerSuffix = "-stranger"
+)
+
+func asides() []string { return []string{asideSuffix, strangerSuffix} }
+
+// aside is the end of the owner of an execution's cached steps; "" if they are the
+// pipeline's.
+func (x Execution) aside() string {
+	switch {
+	case x.untrusted():
+		return strangerSuffix
+	case x.PullRequest != "" || x.local():
+		return asideSuffix
+	}
+	return ""
+}
 
 // cacheOf says whose cached steps a build of an execution uses. That of a pull
 // request, or of somebody's working tree, takes those of the pipeline, and what it
 // does itself is found by such builds alone: nobody has looked at what it is of.
 func cacheOf(x Execution, b Build) engine.BuildCache {
 	c := engine.BuildCache{Owner: x.Pipeline.Owner(), Take: !x.emptiesCache()}
-	if x.PullRequest != "" || x.local() {
-		c.Owner, c.Scope = c.Owner+asideSuffix, c.Owner
+	if end := x.aside(); end != "" {
+		c.Owner, c.Scope = c.Owner+engine.Owner(end), c.Owner
 		return c
 	}
 	switch x.Frozen.CacheScope {
@@ -71,15 +90,18 @@ func cacheOf(x Execution, b Build) engine.BuildCache {
 }
 
 // clearBuilds forgets the cached steps of the pipeline's builds, if the engine
-// keeps any.
+// keeps any; a run that stands beside the pipeline has only its own forgotten.
 func (h *handling) clearBuilds(ctx context.Context) error {
 	c, ok := h.eng.(engine.Cacher)
 	if !ok {
 		return nil
 	}
-	own := h.x.Pipeline.Owner()
-	for _, owner := range []engine.Owner{own, own + asideSuffix} {
-		if _, err := c.ClearCache(ctx, h.x.Workspace, owner); err != nil {
+	ends := []string{h.x.aside()}
+	if ends[0] == "" {
+		ends = append(ends, asides()...)
+	}
+	for _, end := range ends {
+		if _, err := c.ClearCache(ctx, h.x.Workspace, h.x.Pipeline.Owner()+engine.Owner(end)); err != nil {
 			return fmt.Errorf("empty the build cache of the pipeline: %w", err)
 		}
 	}

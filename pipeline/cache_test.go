@@ -29,6 +29,13 @@ func TestCacheOf(t *testing.T) {
 		if got := cacheOf(x, Build{CacheMode: c.mode}); got != c.want {
 			t.Errorf("%+v: %+v", c, got)
 		}
+		if c.pull != "" { // what a stranger wrote has nothing in common with the others, but for what it takes
+			fork := x
+			fork.Mode, fork.Fork = ByPull, true
+			if got := cacheOf(fork, Build{}); got.Owner != own+"-stranger" || got.Scope != own || got.Give != "" {
+				t.Errorf("%+v of a stranger: %+v", c, got)
+			}
+		}
 		x.ClearCache, x.Frozen.ClearCache = false, c.clear
 		if got := cacheOf(x, Build{CacheMode: c.mode}); got != c.want {
 			t.Errorf("%+v, always: %+v", c, got)

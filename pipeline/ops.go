@@ -34,6 +34,10 @@ type Config struct {
 	// LogMax bounds the log of one action, in bytes before compression. 0 is
 	// 256 MiB.
 	LogMax int64
+	// Forks lets events of pull requests start what a stranger may have written. Such
+	// runs get no secrets, but they still share names with trusted ones: images of the
+	// workspace, how the last run of a pipeline went, rows of its actions.
+	Forks bool
 	// Language is how definitions in files of repositories are written; without one
 	// none is read.
 	Language Language
@@ -365,7 +369,7 @@ func (p *Pipelines) Living(ctx context.Context, owner engine.Owner) (bool, error
 		case "pipeline":
 			return tx.QueryRow(`SELECT COUNT(*) FROM pipelines p WHERE p.id = ? AND (p.deleted IS NULL OR EXISTS
 				(SELECT 1 FROM executions e WHERE e.pipeline = p.id AND e.status IN ('ENQUEUED', 'INPROGRESS', 'TERMINATING')))`,
-				strings.TrimSuffix(id, asideSuffix)).Scan(&n)
+				strings.TrimSuffix(strings.TrimSuffix(id, asideSuffix), strangerSuffix)).Scan(&n)
 		}
 		return nil
 	})

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,10 @@ func (e EventRule) validatePulls(at string, inv *project.Invalid) {
 // Pulled starts what asks for something that has happened to a pull request, in the
 // caller's transaction, as Triggered does for a push.
 func (p *Pipelines) Pulled(tx *db.Tx, pr project.ID, pull source.Pull) (started []ExecutionID, err error) {
+	if pull.Fork() && !p.cfg.Forks {
+		slog.Info("a pull request of a fork starts nothing by itself", "room", "pipeline", "project", string(pr), "ref", pull.Ref)
+		return nil, nil
+	}
 	if _, err := project.Load(tx, pr); err != nil {
 		return nil, err
 	}

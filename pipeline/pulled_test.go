@@ -145,7 +145,7 @@ func TestRunOfAPullRequest(t *testing.T) {
 // What strangers wrote runs without what is hidden, and leaves nothing behind.
 func TestForkHasNoSecrets(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, Config{Language: plainLanguage()})
+	w := newWorld(t, Config{Language: plainLanguage(), Forks: true})
 	c := w.commit("one", "1")
 	w.store(secret.Scope{}, secret.Variable{Key: "A", Value: "a-hidden", Encrypted: true})
 	w.store(secret.Scope{Project: w.pr.ID}, secret.Variable{Key: "B", Value: "open", Settable: true})
@@ -161,7 +161,7 @@ func TestForkHasNoSecrets(t *testing.T) {
 	if got := last(x); got != "a= c= d= open" || !strings.Contains(strings.Join(w.lines(x, 0), "\n"), "hidden values, integrations, logins and the files of the pipeline are not given to this run") {
 		t.Errorf("%q", w.lines(x, 0))
 	}
-	if own := w.filesOf(x); own == "" || w.baseOf(p) != p.ID.Volume() {
+	if own := w.filesOf(x); own == p.ID.Volume() || w.baseOf(p) != p.ID.Volume() {
 		t.Errorf("it works in %q, and the next one begins with %q", own, w.baseOf(p))
 	}
 	pull.Head = "main"
@@ -196,7 +196,7 @@ func (w *world) baseOf(p Pipeline) string {
 // With a definition in each commit that of the pull request says whether it starts.
 func TestPullRequestWithItsFile(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, Config{Language: plainLanguage()})
+	w := newWorld(t, Config{Language: plainLanguage(), Forks: true})
 	w.file("main", Pipeline{Events: onPush("main")}, sh("true"))
 	p := w.pipeline(Pipeline{GitConfigRef: dynamicFile, NoSkip: true})
 	w.settled()
@@ -224,10 +224,29 @@ func TestPullRequestWithItsFile(t *testing.T) {
 	fork := at(source.PullPushed)
 	fork.Head = ""
 	x := w.expect(w.pulls(fork)[0], "SUCCESSFUL SUCCESSFUL SUCCESSFUL")
-	if l := w.lines(x, 1); l[len(l)-1] != "theirs" || w.filesOf(x) == "" {
+	if l := w.lines(x, 1); l[len(l)-1] != "theirs" || w.filesOf(x) == w.baseOf(p) {
 		t.Errorf("%q", l)
 	}
 	if after := w.actionsOf(p); fmt.Sprintf("%+v", after[0].Run) != fmt.Sprintf("%+v", before[0].Run) || len(after) != len(before) {
 		t.Errorf("%+v instead of %+v", after, before)
+	}
+}
+
+// What a stranger may have written starts nothing by itself, unless it is wished.
+func TestForkStartsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{Language: plainLanguage()})
+	c := w.commit("one", "1")
+	w.pipeline(Pipeline{Events: []EventRule{{Type: EventPullRequest}}}, sh("true"))
+	pull := source.Pull{Ref: "refs/pull/5/head", Old: strings.Repeat("0", 40), New: c.Revision, Base: "main", What: source.PullOpened}
+	if !pull.Fork() {
+		t.Fatal("it is no fork's")
+	}
+	if l := w.pulls(pull); len(l) != 0 {
+		t.Errorf("%d runs", len(l))
+	}
+	pull.Head = "main"
+	if l := w.pulls(pull); pull.Fork() || len(l) != 1 {
+		t.Errorf("of the own repository: %d runs", len(l))
 	}
 }

@@ -189,7 +189,7 @@ func (s *Sources) forgetMirror(ctx context.Context, m mirror) error {
 	return s.drop(m)
 }
 
-// objects gives the repository that holds a commit, and of a linked project
+// objectsOf gives the repository that holds a commit, and of a linked project
 // the URL of the origin.
 func (s *Sources) objectsOf(ctx context.Context, id project.ID, revision string, depth int) (dir, origin string, err error) {
 	return s.objectsAt(ctx, id, revision, "", depth)

@@ -516,6 +516,11 @@ func (s *Sources) fetchModule(ctx context.Context, id project.ID, where supply, 
 		return "", err
 	}
 	may := func() error {
+		if s.cfg.Room != nil {
+			if err := s.cfg.Room(); err != nil {
+				return err
+			}
+		}
 		if !where.lent {
 			return nil
 		}

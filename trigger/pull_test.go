@@ -67,17 +67,17 @@ func TestPullRequests(t *testing.T) {
 	git("push", "-q", "-o", "base=dev", at, "HEAD:refs/pull/13/head")
 	for _, m := range []string{"two", "three"} {
 		git("commit", "-q", "--allow-empty", "-m", m)
-		git("push", "-q", at, "HEAD:refs/pull/12/head")
+		git("push", "-q", at, "HEAD:refs/heads/work", "HEAD:refs/pull/12/head")
 	}
 	git("push", "-q", at, ":refs/pull/12/head")
 	w.until("all has started", func() bool {
-		return len(w.started(main)) == 3 && len(w.started(closed)) == 1 && len(w.started(latest)) == 4 && len(w.started(pushed)) == 1
+		return len(w.started(main)) == 3 && len(w.started(closed)) == 1 && len(w.started(latest)) == 4 && len(w.started(pushed)) == 3
 	})
 	x := w.started(main)[2]
 	if x.PullRequest != "pull/12/head" || x.Head != "main" || x.Base != "main" || x.Commit.Revision != head || x.Mode != pipeline.ByPull || x.By != w.ann.User.ID || x.Fork {
 		t.Errorf("%+v", x)
 	}
-	if x := w.started(main)[0]; x.Head != "" || !x.Fork || x.Commit.Revision != git("rev-parse", "HEAD") {
+	if x := w.started(main)[0]; x.Head != "work" || x.Fork || x.Commit.Revision != git("rev-parse", "HEAD") {
 		t.Errorf("%+v", x)
 	}
 	if x := w.started(closed)[0]; x.PullRequest != "pull/12/head" || x.Commit.Revision != git("rev-parse", "HEAD") {
@@ -100,7 +100,7 @@ func TestKilledPullRequest(t *testing.T) {
 	w := newWorld(t, dir)
 	git, at := w.tree()
 	p := w.pipeline(pipeline.Pipeline{Events: []pipeline.EventRule{{Type: pipeline.EventPullRequest}}})
-	git("push", "-q", at, "HEAD:refs/pull/1/head")
+	git("push", "-q", at, "HEAD:refs/heads/main", "HEAD:refs/pull/1/head")
 	w.close()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "TRIGGER_TEST_FOLLOW="+dir, "SLIPWAY_CRASH=trigger: a pull request is handled")

@@ -393,7 +393,10 @@ func (h *handlers) updateProject(w http.ResponseWriter, r *http.Request, by acce
 	if err := h.openKey(r, by, p.Workspace, &in); err != nil {
 		return err
 	}
-	c := project.Change{Name: in.name, DisplayName: in.display, Status: in.status, PullRequests: &in.pulls, Attrs: in.attrs}
+	c := project.Change{Name: in.name, DisplayName: in.display, Status: in.status, Attrs: in.attrs}
+	if in.pulls != p.PullRequests {
+		c.PullRequests = &in.pulls
+	}
 	if in.submodules != p.Submodules {
 		c.Submodules = &in.submodules
 	}

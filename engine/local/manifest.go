@@ -41,6 +41,15 @@ type entry struct {
 // attr is an extended attribute.
 type attr struct{ name, value string }
 
+// words is how many bytes of texts an entry has.
+func (e entry) words() (n int) {
+	n = len(e.name) + len(e.target)
+	for _, a := range e.attrs {
+		n += len(a.name) + len(a.value)
+	}
+	return n
+}
+
 // stamp is what nobody who may write a file can put back once it has written to
 // it: the kernel alone sets the time of a change. The zero one is of no file.
 type stamp struct {

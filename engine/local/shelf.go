@@ -236,10 +236,11 @@ func (r *room) empty(owner engine.Owner) error {
 	done()
 	r.shelving.Lock()
 	defer r.shelving.Unlock()
-	if s.users > 0 || err != nil {
+	now := r.shelves[owner]
+	if s.users > 0 || err != nil || now != nil && now != s { // it was opened anew meanwhile
 		return err
 	}
-	if r.shelves[owner] == s {
+	if now == s {
 		delete(r.shelves, owner)
 		err = s.close()
 	}

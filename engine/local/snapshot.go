@@ -32,7 +32,7 @@ type chests struct {
 	turns map[string]int // counts the snapshots that were taken
 }
 
-// open gives the chest of an owner, which nobody else uses until done is called.
+// chest gives the chest of an owner, which nobody else uses until done is called.
 func (e *Engine) chest(owner engine.Owner) (s chest, done func()) {
 	name := fileName(string(owner))
 	e.chests.mu.Lock()
@@ -139,7 +139,11 @@ type keeper struct {
 	asked int64    // bytes of what was changed, as far as is known
 	fresh []string // objects that were not there before
 	buf   []byte
+	words int // bytes of names and attributes
 }
+
+// maxWords bounds what a list has besides numbers: it is held in memory.
+const maxWords = 64 << 20
 
 // finish writes the list, or gives that of before a second name if nothing is
 // different.
@@ -152,7 +156,8 @@ func (k *keeper) finish(id, volume string, before manifest) error {
 	if err := k.chest.write(k.chest.list(id), k.made.encode()); err != nil {
 		return err
 	}
-	return k.chest.note(volume, id)
+	_ = k.chest.note(volume, id) // it only saves the next one time
+	return nil
 }
 
 // tree reads a volume from its top on. It stays on directories that it has opened,
@@ -285,6 +290,9 @@ func (k *keeper) file(in *os.File, base, name string, st *unix.Stat_t) error {
 func (k *keeper) add(e entry) error {
 	if k.most.Files > 0 && len(k.made) > k.most.Files {
 		return beyond("there are more than %d files", k.most.Files)
+	}
+	if k.words += e.words(); k.words > maxWords {
+		return beyond("the names and attributes of its files have more than %d MiB", maxWords>>20)
 	}
 	k.made = append(k.made, e)
 	return nil
