@@ -39,4 +39,13 @@ func TestChangelog(t *testing.T) {
 	if _, err := w.sources.Changes(t.Context(), p.ID, "HEAD", to); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
+	for _, c := range []struct {
+		from, to string
+		limit, n int
+	}{{from, to, 9, 3}, {from, to, 2, 2}, {old, to, 9, 2}, {to, from, 9, 0}, {strings.Repeat("ab", 20), to, 9, 0}} {
+		l, err := w.sources.Between(t.Context(), p.ID, c.from, c.to, 0, c.limit)
+		if err != nil || len(l) != c.n || c.n > 0 && l[0].Revision != to {
+			t.Errorf("%+v: %+v %v", c, l, err)
+		}
+	}
 }

@@ -112,7 +112,7 @@ func (s *Sources) listed(ctx context.Context, dir string, args []string) ([]Comm
 }
 
 // Between gives the commits that one has before it and another one has not, both
-// by their full hashes, newest first. depth is how much of the history is looked at
+// by their full hashes, newest first; none if that one is not there any more. depth is how much of the history is looked at
 // in an outside repository, in commits, 0 being all.
 func (s *Sources) Between(ctx context.Context, id project.ID, from, to string, depth, limit int) ([]Commit, error) {
 	if !isHash(from) || !isHash(to) {
@@ -123,6 +123,9 @@ func (s *Sources) Between(ctx context.Context, id project.ID, from, to string, d
 		return nil, fmt.Errorf("commits up to %s: %w", to, err)
 	}
 	list, err := s.listed(ctx, dir, []string{"rev-list", "--max-count=" + strconv.Itoa(limit), to, "^" + from, "--"})
+	if err != nil && !s.has(ctx, dir, from) { // a mirror was made anew
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("commits from %s to %s: %w", from, to, err)
 	}
