@@ -40,7 +40,7 @@ var knows = map[string][]string{
 	"image":                 {"project", "event", "access", "engine", "db"},
 	"ingress":               {"project", "secret", "event", "access", "db"},
 	"stack":                 {"clock", "project", "secret", "ingress", "image", "event", "access", "engine", "logs", "logs/segment", "db"},
-	"pipeline":              {"project", "secret", "registry", "source", "stack", "image", "event", "access", "engine", "logs", "logs/segment", "db", "plainfile"},
+	"pipeline":              {"project", "secret", "registry", "source", "stack", "image", "event", "access", "clock", "engine", "logs", "logs/segment", "db", "plainfile"},
 	"trigger":               {"source", "image", "pipeline", "stack", "project", "event", "access", "db"},
 	"api":                   {"access", "project"},
 	"api/apitest":           {"engine/fake", "event", "access", "project", "secret", "source", "pipeline", "image", "logs", "db"},

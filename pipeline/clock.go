@@ -3,20 +3,16 @@ package pipeline
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
-	_ "time/tzdata" // the zones of whoever writes a schedule are not those of this host
 
-	"github.com/robfig/cron/v3"
-
+	"slipway/clock"
 	"slipway/project"
 )
 
-// clock is a SCHEDULE event as it was understood: a cron expression in a zone,
+// schedule is a SCHEDULE event as it was understood: a cron expression in a zone,
 // or a first time and a distance.
-type clock struct {
-	cron  cron.Schedule // nil: by start and every
-	zone  *time.Location
+type schedule struct {
+	cron  *clock.Cron // nil: by start and every
 	start time.Time
 	every time.Duration
 }
@@ -24,13 +20,9 @@ type clock struct {
 // next is the first time behind another one; the zero time if none comes. An
 // hour that the zone leaves out in spring has no run, one that it has twice in
 // autumn has two.
-func (c clock) next(after time.Time) time.Time {
+func (c schedule) next(after time.Time) time.Time {
 	if c.cron != nil {
-		t := c.cron.Next(after.In(c.zone))
-		if t.IsZero() {
-			return t
-		}
-		return t.UTC()
+		return c.cron.Next(after)
 	}
 	if c.every <= 0 || after.Before(c.start) {
 		return c.start
@@ -44,14 +36,11 @@ const maxDelay = 10 * 366 * 24 * 60
 
 // readClock reads a SCHEDULE event and notes in inv what is wrong with it, at
 // being its path.
-func readClock(e EventRule, at string, inv *project.Invalid) clock {
-	c := clock{zone: time.UTC}
-	zone, err := time.LoadLocation(e.Timezone)
-	switch {
-	case e.Timezone == "Local", err != nil:
-		inv.Add(at+".timezone", "unknown", fmt.Sprintf("there is no time zone %q; one is named as in Europe/Warsaw", e.Timezone))
-	default:
-		c.zone = zone
+func readClock(e EventRule, at string, inv *project.Invalid) (c schedule) {
+	zone, err := clock.Zone(e.Timezone)
+	if err != nil {
+		inv.Add(at+".timezone", "unknown", err.Error())
+		zone = time.UTC
 	}
 	if e.Cron == "" {
 		c.readStart(e, at, inv)
@@ -60,24 +49,16 @@ func readClock(e EventRule, at string, inv *project.Invalid) clock {
 	if e.StartDate != "" || e.Delay != 0 {
 		inv.Add(at+".cron", "conflict", "goes without start_date and delay")
 	}
-	c.cron, err = parseCron(e.Cron)
-	switch {
-	case err != nil:
-		inv.Add(at+".cron", "format", "must be minute, hour, day of month, month and day of week: "+err.Error())
-	case c.cron.Next(time.Date(2024, time.January, 1, 0, 0, 0, 0, c.zone)).IsZero():
-		inv.Add(at+".cron", "format", "stands for a time that never comes")
+	cron, err := clock.Parse(e.Cron, zone)
+	if err != nil {
+		inv.Add(at+".cron", "format", err.Error())
+		return c
 	}
+	c.cron = &cron
 	return c
 }
 
-func parseCron(spec string) (cron.Schedule, error) {
-	if strings.Contains(spec, "=") { // a zone in front: it has a member of its own
-		return nil, fmt.Errorf("a time zone goes into timezone")
-	}
-	return cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow).Parse(spec)
-}
-
-func (c *clock) readStart(e EventRule, at string, inv *project.Invalid) {
+func (c *schedule) readStart(e EventRule, at string, inv *project.Invalid) {
 	if e.StartDate == "" && e.Delay == 0 {
 		inv.Add(at+".cron", "required", "is required, or start_date and delay")
 		return

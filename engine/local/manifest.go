@@ -216,11 +216,20 @@ func (s chest) write(file string, text []byte) error {
 // fresh makes the file that is to become a list or an object. What a kill has left
 // there is not written to: it may be another name of a list.
 func (s chest) fresh() (*os.File, error) {
-	name := filepath.Join(s.dir, "new")
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	name, err := s.free()
+	if err != nil {
 		return nil, err
 	}
 	return os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+}
+
+// free is the name that what is not whole yet has; nothing has it then.
+func (s chest) free() (string, error) {
+	name := filepath.Join(s.dir, "new")
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return name, nil
 }
 
 // ids are those of the lists.
@@ -277,8 +286,8 @@ func (s chest) before(volume string) manifest {
 // note notes which list was made last of a volume: it has a second name then,
 // which costs less than a file.
 func (s chest) note(volume, id string) error {
-	tmp := filepath.Join(s.dir, "new")
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	tmp, err := s.free()
+	if err != nil {
 		return err
 	}
 	if err := os.Link(s.list(id), tmp); err != nil {
